@@ -1,0 +1,18 @@
+//! The pod: two-stage search over HTTP. Candidates come from a vector store, a cross-encoder reads every
+//! query-document pair, the best `k` are returned.
+//!
+//! Dependencies point inwards: `api` (HTTP) -> `search` (the use case) -> `pool`, `prompt`, `store`, `engine` (traits).
+//! `search` knows no HTTP and no model library; `engine` and `store` know nothing of each other.
+
+pub mod api;
+pub mod args;
+pub mod engine;
+pub mod index;
+pub mod metrics;
+pub mod pool;
+pub mod preflight;
+pub mod prompt;
+pub mod run;
+pub mod search;
+pub mod store;
+pub mod telemetry;

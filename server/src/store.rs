@@ -1,0 +1,158 @@
+//! The store trait: where documents and their vectors live. Implementations live beside this file and pass one
+//! behaviour suite.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+pub mod embedded;
+pub mod qdrant;
+
+/// Stage 1's question.
+#[derive(Clone, Debug)]
+pub struct VectorQuery {
+    /// Collection, as configured.
+    pub collection: String,
+    /// Query vector, of length 1.
+    pub vector: Vec<f32>,
+    /// How many candidates.
+    pub limit: usize,
+    /// Filter in Qdrant's own JSON (`{"must": [...]}`).
+    pub filter: Option<Value>,
+}
+
+/// A document's id as the client knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum DocumentId {
+    /// An unsigned integer.
+    Number(u64),
+    /// A UUID, or any other text, which is kept in the payload and mapped to a `UUIDv5`.
+    Text(String),
+}
+
+/// One answer of stage 1, best first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// As given when indexed.
+    pub id: DocumentId,
+    /// Similarity as the store computed it (cosine).
+    pub vector_score: f32,
+    /// Text at the collection's text field; empty where absent.
+    pub text: String,
+    /// Payload without what the store keeps for itself.
+    pub payload: Map<String, Value>,
+}
+
+/// One document to index.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Client's id.
+    pub id: DocumentId,
+    /// Its vector, of length 1.
+    pub vector: Vec<f32>,
+    /// Payload, the text at the collection's text field included.
+    pub payload: Map<String, Value>,
+}
+
+/// What a collection was made for; recorded with it and compared at each opening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionSpec {
+    /// Length of its vectors.
+    pub dimension: usize,
+    /// Embedding model that indexed it.
+    pub embedding_model: String,
+    /// That model's revision, where known.
+    pub embedding_revision: Option<String>,
+}
+
+/// What a collection says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionInfo {
+    /// Length of its vectors.
+    pub dimension: usize,
+    /// Such as `Cosine`.
+    pub distance: String,
+    /// Documents in it.
+    pub documents: u64,
+    /// Embedding model recorded when it was indexed, if any.
+    pub embedding_model: Option<String>,
+    /// That model's revision, if recorded.
+    pub embedding_revision: Option<String>,
+}
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such collection.
+    #[error("collection {collection:?} does not exist in the store")]
+    CollectionMissing {
+        /// Its name.
+        collection: String,
+    },
+    /// Dimension, distance or recorded embedding model do not fit.
+    #[error("collection {collection:?} has {what} {found}, but {expected} is needed")]
+    Mismatch {
+        /// Its name.
+        collection: String,
+        /// `dimension`, `distance`, `embedding model`, `vector name`.
+        what: &'static str,
+        /// Value of the collection.
+        found: String,
+        /// Value of the configuration.
+        expected: String,
+    },
+    /// The filter is not one of Qdrant's.
+    #[error("the filter is not valid: {message}")]
+    InvalidFilter {
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+    /// The key was refused.
+    #[error("the vector store refused the API key")]
+    Unauthorized,
+    /// The store did not answer in time.
+    #[error("the vector store did not answer within its deadline")]
+    Timeout,
+    /// The store cannot be reached.
+    #[error("the vector store cannot be reached: {message}")]
+    Unavailable {
+        /// The library's words.
+        message: String,
+    },
+    /// Anything else.
+    #[error("the vector store failed: {message}")]
+    Failed {
+        /// The library's words.
+        message: String,
+    },
+}
+
+/// Where documents and their vectors live. Every call obeys the caller's deadline by being dropped.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Nearest documents, best first; equal scores by id.
+    async fn search(&self, query: VectorQuery) -> Result<Vec<Candidate>, StoreError>;
+
+    /// What a collection says of itself.
+    async fn describe(&self, collection: &str) -> Result<CollectionInfo, StoreError>;
+
+    /// Refuses a collection that does not fit `spec`; warns in the log where no embedding model is recorded.
+    async fn check(&self, collection: &str, spec: &CollectionSpec) -> Result<CollectionInfo, StoreError>;
+
+    /// Makes the collection if it is absent (cosine, HNSW) and records `spec` with it; else checks it.
+    async fn ensure_collection(&self, collection: &str, spec: &CollectionSpec) -> Result<(), StoreError>;
+
+    /// Inserts or replaces; durable when it returns.
+    async fn upsert(&self, collection: &str, documents: Vec<Document>) -> Result<(), StoreError>;
+
+    /// Which of these ids the collection already has, in the order asked.
+    async fn existing(&self, collection: &str, ids: &[DocumentId]) -> Result<Vec<bool>, StoreError>;
+
+    /// Cheap question whether the store answers at all.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Flushes and closes what is open on disk.
+    async fn close(&self) -> Result<(), StoreError>;
+}
