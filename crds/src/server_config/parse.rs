@@ -113,7 +113,9 @@ fn describe(path: &str, error: &serde_yaml::Error) -> FieldError {
     } else {
         in_words_of_the_file(message)
     };
-    FieldError { path: path.to_owned(), message, suggestion: nearest_name(given, &allowed), allowed, location }
+    // The key of a map that has no such key is no field of a struct, so its path ends in a question mark.
+    let path = path.strip_suffix('?').map_or_else(|| path.to_owned(), |parent| format!("{parent}{given}"));
+    FieldError { path, message, suggestion: nearest_name(given, &allowed), allowed, location }
 }
 
 /// Replaces the names of our types by what stands in the file.
@@ -187,7 +189,7 @@ mod tests {
             ("candidates: {minimum: 1, minimum: 2}", "duplicate"),
             ("- 1", "invalid type"),
             ("reranker:\n\tmodel: a", "cannot start any token"),
-            ("a: *b", "unknown anchor"),
+            ("engine: *b", "unknown anchor"),
             ("{}\n---\n{}", "more than one document"),
         ] {
             let found = error(text);
