@@ -11,7 +11,7 @@ fn every_example_configuration_is_valid_and_says_how_to_start_it() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if !(name.starts_with("server-") && name.ends_with(".yaml")) {
+        if !name.starts_with("server-") || path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();

@@ -70,14 +70,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::catalog::{Prompt, Scoring};
 
     fn custom(model: &str, sizes: &[(Quantization, i32)]) -> CustomReranker {
         CustomReranker {
             model: model.to_owned(),
             embedding_models: Vec::new(),
             batch_sizes: sizes.iter().copied().collect::<BTreeMap<_, _>>(),
-            prompt: Default::default(),
-            scoring: Default::default(),
+            prompt: Prompt::default(),
+            scoring: Scoring::default(),
         }
     }
 

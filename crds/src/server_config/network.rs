@@ -53,7 +53,7 @@ pub enum RefusedAddress {
     },
 }
 
-/// Refuses link-local addresses (169.254.0.0/16, fe80::/10, also mapped into IPv6) and known metadata services. Ask it for
+/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also mapped into IPv6) and known metadata services. Ask it for
 /// every address that a name resolves to.
 pub fn check_address(address: IpAddr) -> Result<(), RefusedAddress> {
     let address = address.to_canonical();

@@ -236,18 +236,18 @@ mod tests {
     }
 
     /// Every mapping of a document, by its path.
-    fn mappings(path: String, value: &Value, found: &mut Vec<String>) {
+    fn mappings(path: &str, value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Mapping(fields) => {
-                found.push(path.clone());
+                found.push(path.to_owned());
                 for (key, value) in fields {
                     let separator = if path.is_empty() { "" } else { "." };
-                    mappings(format!("{path}{separator}{}", key.as_str().unwrap()), value, found);
+                    mappings(&format!("{path}{separator}{}", key.as_str().unwrap()), value, found);
                 }
             }
             Value::Sequence(entries) => {
                 for (index, entry) in entries.iter().enumerate() {
-                    mappings(format!("{path}[{index}]"), entry, found);
+                    mappings(&format!("{path}[{index}]"), entry, found);
                 }
             }
             _ => {}
@@ -268,7 +268,7 @@ mod tests {
     fn an_unknown_field_is_refused_at_every_level_with_its_path() {
         let document = serde_yaml::to_value(complete()).unwrap();
         let mut paths = Vec::new();
-        mappings(String::new(), &document, &mut paths);
+        mappings("", &document, &mut paths);
         // Its keys are the user's own.
         paths.retain(|path| path != "api.modelAliases");
         assert!(paths.len() >= 23, "{paths:?}");
