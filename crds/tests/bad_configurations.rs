@@ -5,7 +5,7 @@ use rerank_crds::server_config::ConfigError;
 
 /// The violations of a configuration that can be read.
 fn violations(text: &str) -> Vec<String> {
-    let config = ServerConfig::from_yaml(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let config = ServerConfig::from_yaml(text).expect(text);
     match config.validate() {
         Ok(()) => Vec::new(),
         Err(violations) => violations.iter().map(ToString::to_string).collect(),
