@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use qdrant_client::qdrant as wire;
 use qdrant_client::qdrant::collections_server;
 use qdrant_client::qdrant::vectors_config::Config as VectorsKind;
-use qdrant_client::qdrant::{self as wire};
 use qdrant_edge::{CountRequest, EdgeVectorParams};
 use tonic::{Request, Response, Status};
 

@@ -1,10 +1,10 @@
 //! Filters of the protocol as the engine takes them. They go through Qdrant's JSON, which names every field once more
 //! and so shows a field that the client put in the wrong place.
 
+use qdrant_client::qdrant as wire;
 use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::point_id::PointIdOptions;
-use qdrant_client::qdrant::{self as wire};
 use qdrant_edge::{DateTimeWrapper, Filter};
 use serde_json::{Map, Value, json};
 use tonic::Status;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use qdrant_client::Payload as WirePayload;
+use qdrant_client::qdrant as wire;
 use qdrant_client::qdrant::point_id::PointIdOptions;
 use qdrant_client::qdrant::points_server;
-use qdrant_client::qdrant::{self as wire};
 use qdrant_edge::{
     NamedQuery, Payload, PointId, PointInsertOperations, PointOperations, PointStructPersisted, QueryEnum,
     QueryRequest, ScoringQuery, UpdateOperation, VectorInternal, VectorStructInternal, VectorStructPersisted,

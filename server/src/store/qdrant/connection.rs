@@ -110,7 +110,7 @@ impl Connection {
     /// may be repeated.
     pub(super) async fn call<T, Call, Answer>(&self, collection: &str, make_call: Call) -> Result<T, StoreError>
     where
-        Call: Fn(Service) -> Answer + Send,
+        Call: Fn(Service) -> Answer + Send + Sync,
         Answer: Future<Output = Result<Response<T>, Status>> + Send,
     {
         let attempts = async {
@@ -186,7 +186,7 @@ fn read_file(setting: &str, path: &Path) -> Result<Vec<u8>, StoreError> {
 fn read_key(path: &Path) -> Result<ApiKey, StoreError> {
     let content = read_file("qdrant.apiKeyFile", path)?;
     let text = String::from_utf8_lossy(&content);
-    let mut value = MetadataValue::try_from(text.trim())
+    let mut value = MetadataValue::<Ascii>::try_from(text.trim())
         .ok()
         .filter(|value| !value.is_empty())
         .ok_or_else(|| configuration(&format!("qdrant.apiKeyFile: {} holds no key", path.display())))?;

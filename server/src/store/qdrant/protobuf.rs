@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use qdrant_client::Payload;
+use qdrant_client::qdrant as wire;
 use qdrant_client::qdrant::condition::ConditionOneOf;
 use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::point_id::PointIdOptions;
-use qdrant_client::qdrant::{self as wire};
 use qdrant_edge as edge;
 use serde_json::{Map, Value};
 use uuid::Uuid;
