@@ -110,8 +110,9 @@ impl QdrantServer {
             .add_service(InterceptedService::new(PointsServer::new(points), check_key));
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
-            let serving = router.serve_with_incoming(TcpIncoming::from(listener));
-            // Not gracefully: a server that hangs would never get there, and one that is killed does not either.
+            // The server stops by being dropped, not gracefully: one that hangs would never get there. That it could
+            // stop gracefully is what makes it close its connections when it is dropped.
+            let serving = router.serve_with_incoming_shutdown(TcpIncoming::from(listener), std::future::pending());
             tokio::select! {
                 _ = serving => {}
                 _ = stopped => {}

@@ -410,19 +410,24 @@ async fn a_batch_with_a_document_that_cannot_be_kept_writes_nothing(bench: &Benc
         (document(2, 0.0, json!({"n": u64::MAX})), "payload field \"n\""),
         (document(2, 0.0, json!({"_rerank_id": "x"})), "reserved"),
         (Document { vector: vec![f32::NAN, 0.0, 0.0], ..document(2, 0.0, json!({})) }, "not finite"),
-        (wrong_length, "dimension 3, but 1 is needed"),
+        (wrong_length.clone(), "its vector has 1 values, the first of its batch 3"),
     ] {
         let error = bench.store.upsert("docs", vec![document(1, 0.0, json!({})), wrong]).await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
         assert!(bench.search("docs", 10, None).await.is_empty(), "a part of the batch was written");
     }
+    let error = bench.store.upsert("docs", vec![wrong_length]).await.unwrap_err();
+    assert_eq!(error.to_string(), "collection \"docs\" has dimension 3, but 1 is needed");
+    bench.store.upsert("docs", vec![document(1, 0.0, json!({}))]).await.unwrap();
+    assert_eq!(bench.store.describe("docs").await.unwrap().documents, 1, "the next batch is written");
 }
 
 async fn searches_run_side_by_side_with_writes(bench: &Bench) {
-    bench.fill("docs", (0..50).map(|number| document(number, 1.0, json!({"n": number}))).collect()).await;
+    let degrees = |number: u64| f32::from(u8::try_from(number).unwrap());
+    bench.fill("docs", (0..50).map(|number| document(number, degrees(number), json!({}))).collect()).await;
     let searches = futures::future::join_all((0..64).map(|_| bench.search("docs", 10, None)));
     let writes = futures::future::join_all((0..8_u64).map(|batch| {
-        let documents = (0..10).map(|number| document(1_000 + batch * 10 + number, 30.0, json!({}))).collect();
+        let documents = (0..10).map(|number| document(1_000 + batch * 10 + number, 80.0, json!({}))).collect();
         bench.store.upsert("docs", documents)
     }));
     let (searched, written) = futures::future::join(searches, writes).await;

@@ -101,8 +101,17 @@ impl Point {
 }
 
 /// Makes points of documents; where an id stands twice, the last one wins, as if they came one after the other.
+///
+/// Vectors of unequal lengths are refused here: a store would write those before the wrong one.
 pub(crate) fn prepare_all(documents: Vec<Document>) -> Result<Vec<Point>, StoreError> {
     let mut points: Vec<Point> = Vec::with_capacity(documents.len());
+    let length = documents.first().map_or(0, |document| document.vector.len());
+    if let Some(other) = documents.iter().find(|document| document.vector.len() != length) {
+        return Err(StoreError::InvalidDocument {
+            id: other.id.clone(),
+            message: format!("its vector has {} values, the first of its batch {length}", other.vector.len()),
+        });
+    }
     let mut positions = std::collections::HashMap::with_capacity(documents.len());
     for document in documents {
         let point = Point::prepare(document)?;
