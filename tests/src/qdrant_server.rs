@@ -92,6 +92,9 @@ impl QdrantServer {
         let mut server = Server::builder();
         let encrypted = tls.is_some();
         if let Some(ServerTls { certificate, key, client_ca }) = tls {
+            // Two crates bring a provider each, so the server cannot choose by itself. An error says that one was
+            // chosen before, which is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let mut config = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
             if let Some(client_ca) = client_ca {
                 config = config.client_ca_root(Certificate::from_pem(client_ca));
