@@ -1,4 +1,7 @@
-//! A Qdrant server, 1.13 or newer, over gRPC. I/O.
+//! A Qdrant server over gRPC. I/O.
+//!
+//! Made for stock Qdrant 1.13 and newer: it calls no method and needs no field that is younger. The tests run it
+//! against Qdrant's engine behind the same protocol; against a stock server it has not been run.
 //!
 //! What a collection was made for is recorded in a point of its own, [`RECORD_POINT`], which has a payload and no
 //! vector: Qdrant's metadata of collections exists only from 1.16 on, and an older server drops it without a word. A
