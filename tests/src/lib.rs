@@ -4,4 +4,5 @@
 pub mod bm25;
 pub mod corpus;
 pub mod measures;
+pub mod qdrant_server;
 pub mod service;
