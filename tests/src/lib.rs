@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! What tests that cross crates need: the judged corpus, measures of a ranking, the tiny models, a Qdrant server on
 //! loopback, the real server as a child process. Nothing here ships.
 
@@ -6,3 +7,8 @@ pub mod corpus;
 pub mod measures;
 pub mod qdrant_server;
 pub mod service;
+=======
+//! What the tests of several crates need.
+
+pub mod models;
+>>>>>>> engine
