@@ -4,9 +4,12 @@
 //! Dependencies point inwards: `api` (HTTP) -> `search` (the use case) -> `pool`, `prompt`, `store`, `engine` (traits).
 //! `search` knows no HTTP and no model library; `engine` and `store` know nothing of each other.
 
+pub mod access;
 pub mod api;
 pub mod args;
+pub mod comparison;
 pub mod engine;
+pub mod http;
 pub mod index;
 pub mod metrics;
 pub mod pool;
@@ -14,5 +17,6 @@ pub mod preflight;
 pub mod prompt;
 pub mod run;
 pub mod search;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -26,17 +26,17 @@ pub trait Fields {
 }
 
 /// Reads a whole body: 413 above `limit` bytes, 408 after `timeout`.
-pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
+pub async fn read_body(headers: &HeaderMap, mut body: Body, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > limit as u64) {
         discard(body).await;
         return Err(body_too_large(limit));
     }
-    let mut limited = Limited::new(body, limit);
-    match tokio::time::timeout(timeout, BodyExt::collect(&mut limited)).await {
+    let limited = Limited::new(&mut body, limit);
+    match tokio::time::timeout(timeout, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            discard(limited.into_inner()).await;
+            discard(body).await;
             Err(body_too_large(limit))
         }
         Ok(Err(_)) => Err(ApiError::new(ErrorCode::Malformed, "the body ended before it was complete")),
