@@ -4,6 +4,7 @@
 //! codes. Sockets are not its business (`crate::http`), so every route is tested by calling the router.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -45,6 +46,8 @@ const ROUTES: [(&str, &[&str]); 6] = [
 pub struct ApiSettings {
     /// Bytes of one request body, at most.
     pub body_bytes: usize,
+    /// How long a body may take to arrive; [`request::BODY_READ_TIMEOUT`] outside tests.
+    pub body_read_timeout: Duration,
     /// Documents of one request, at most.
     pub documents: usize,
     /// Whether `POST /documents` exists.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::ApiState;
 use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival};
-use super::request::{BODY_READ_TIMEOUT, Fields, parse_json, read_body};
+use super::request::{Fields, parse_json, read_body};
 use super::rerank::check_count;
 use super::service::{IndexRequest, NewDocument};
 use crate::store::DocumentId;
@@ -40,7 +40,7 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, BODY_READ_TIMEOUT).await?;
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
     check_count(documents.len(), state.settings.documents)?;
     let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));

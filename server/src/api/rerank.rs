@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::ApiState;
 use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
-use super::request::{BODY_READ_TIMEOUT, Fields, parse_json, read_body};
+use super::request::{Fields, parse_json, read_body};
 use super::search::instruction_choice;
 use crate::search::{RerankChoice, RerankRequest, RerankResponse};
 
@@ -117,7 +117,7 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, BODY_READ_TIMEOUT).await?;
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let RerankBody {
         query,
         documents,

@@ -13,20 +13,20 @@ use serde_json::Value;
 use super::ApiState;
 use super::error::{ApiError, ErrorBody, ErrorCode, reason_name};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
-use super::request::{BODY_READ_TIMEOUT, Fields, Parameters, parse_json, read_body};
+use super::request::{Fields, Parameters, parse_json, read_body};
 use crate::search::{
     BatchSearchRequest, FallbackReason, InstructionChoice, RerankChoice, SearchRequest, SearchResponse,
 };
 
 /// Most results of one search.
-pub const MAXIMUM_K: i64 = 1_000;
+const MAXIMUM_K: i64 = 1_000;
 /// Results where a request does not say.
-pub const DEFAULT_K: i64 = 10;
+const DEFAULT_K: i64 = 10;
 /// Most queries of one batch.
-pub const MAXIMUM_QUERIES: usize = 100;
+const MAXIMUM_QUERIES: usize = 100;
 
 /// Why the answer is in vector order.
-pub const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
+const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
 
 /// Names of the query string of `GET /search`.
 const PARAMETERS: [&str; 11] = [
@@ -141,7 +141,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, ApiError> {
     Parameters::parse(query.as_deref(), &[])?;
-    let bytes = read_body(&headers, body, state.settings.body_bytes, BODY_READ_TIMEOUT).await?;
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let SearchBody {
         q,
         query,
@@ -178,7 +178,7 @@ pub(super) async fn batch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, BODY_READ_TIMEOUT).await?;
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let BatchBody {
         queries,
         k,

@@ -1,6 +1,7 @@
 //! Routes as clients meet them, on a service that answers at once, fails as it is told, or never answers.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -187,7 +188,12 @@ impl TestApi {
         let readiness = Readiness::default();
         let state = ApiState {
             service: service.clone(),
-            settings: Arc::new(ApiSettings { body_bytes: 64 * 1024, documents: 100, writable }),
+            settings: Arc::new(ApiSettings {
+                body_bytes: 64 * 1024,
+                body_read_timeout: Duration::from_millis(200),
+                documents: 100,
+                writable,
+            }),
             keys: keys.map(Arc::new),
             metrics: metrics.clone(),
             readiness: readiness.clone(),

@@ -199,13 +199,13 @@ async fn a_body_over_the_limit_is_refused_whether_it_says_so_or_not() {
     assert!(api.service.searches.lock().unwrap().is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let api = TestApi::new();
     let endless = Body::from_stream(futures::stream::pending::<Result<String, std::io::Error>>());
-    let began = tokio::time::Instant::now();
-    api.post("/search", endless).await.assert_error(408, "request_timeout");
-    assert_eq!(began.elapsed().as_secs(), 30);
+    let answer = api.post("/search", endless).await;
+    answer.assert_error(408, "request_timeout");
+    assert_eq!(answer.header("connection"), Some("close"));
 }
 
 #[tokio::test]
