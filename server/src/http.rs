@@ -252,3 +252,6 @@ async fn silence(timeout: Duration, first_request: &Notify) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests;
