@@ -3,3 +3,4 @@
 
 pub mod corpus;
 pub mod measures;
+pub mod qdrant_server;
