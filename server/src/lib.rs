@@ -6,7 +6,10 @@
 
 pub mod api;
 pub mod args;
+pub mod chain;
 pub mod engine;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fakes;
 pub mod index;
 pub mod metrics;
 pub mod pool;
