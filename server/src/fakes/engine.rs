@@ -73,6 +73,8 @@ pub struct Seen {
     pub scores: usize,
     /// Pairs of each score call, in order.
     pub pairs: Vec<usize>,
+    /// Tokens of each score call, in order.
+    pub tokens: Vec<usize>,
     /// Embed calls begun.
     pub embeds: usize,
     /// Texts of each embed call, in order.
@@ -257,6 +259,7 @@ impl Engine for FakeEngine {
             let mut inner = self.controls.lock();
             inner.seen.scores += 1;
             inner.seen.pairs.push(prompts.len());
+            inner.seen.tokens.push(request.prompts.iter().map(Vec::len).sum());
             inner.seen.last_prompts.clone_from(&prompts);
             inner.times.score
         };

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::memory::{self, Holdings, Verdict};
-use super::slot::{LoadFailure, Phase};
+use super::slot::{LoadFailure, LoadStep, Phase};
 use super::{LoadedModel, ModelInput, ModelKey, ModelPlan, PoolError, Shared, SourceError, WarmUp, unload, warmup};
 use crate::chain;
 use crate::engine::{Engine, EngineError};
@@ -116,8 +116,15 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
 
 /// Waits until the load fits, sending idle models away where that suffices, and reserves its bytes.
 async fn reserve_memory(shared: &Arc<Shared>, key: &ModelKey, plan: &ModelPlan) -> Result<(), LoadFailure> {
+    let enter = |step| shared.lock().slot(key).enter(Phase::Loading(step));
     // Held across the wait on purpose: whoever asked first is served first.
-    let _turn = shared.preflight.lock().await;
+    let _turn = match shared.preflight.try_lock() {
+        Ok(turn) => turn,
+        Err(_taken) => {
+            enter(LoadStep::WaitingForMemory);
+            shared.preflight.lock().await
+        }
+    };
     loop {
         let mut settled = shared.settled.subscribe();
         // Promises are read before free memory: a load that ends in between is then counted twice, never not at all.
@@ -126,10 +133,11 @@ async fn reserve_memory(shared: &Arc<Shared>, key: &ModelKey, plan: &ModelPlan) 
         let verdict = memory::judge(plan.predicted_bytes, memory.free_bytes, &before);
         match verdict {
             Verdict::Fits => {
-                shared.lock().slot(key).enter(Phase::Loading { admitted: true });
+                enter(LoadStep::Reading);
                 return Ok(());
             }
             Verdict::Evict(victim) => {
+                enter(LoadStep::WaitingForMemory);
                 let taken = shared.lock().slot(&victim).take_for_unload();
                 if let Some(model) = taken {
                     tracing::info!(
@@ -141,6 +149,7 @@ async fn reserve_memory(shared: &Arc<Shared>, key: &ModelKey, plan: &ModelPlan) 
                 }
             }
             Verdict::WaitForOthers => {
+                enter(LoadStep::WaitingForMemory);
                 let _ = settled.changed().await;
             }
             Verdict::DoesNotFit => {

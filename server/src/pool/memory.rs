@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::{MemoryFix, ModelKey, State};
-use super::slot::Phase;
+use super::slot::{LoadStep, Phase};
 
 /// What the slots hold, seen from one load.
 #[derive(Debug, Default)]
@@ -28,7 +28,8 @@ impl Holdings {
         for (key, slot) in state.slots.iter().filter(|(key, _)| *key != own) {
             holdings.reserved_bytes += slot.reserved_bytes();
             // A load that has not passed its own memory check waits for ours: waiting for it would never end.
-            holdings.others_under_way |= slot.is_busy() && !matches!(slot.phase, Phase::Loading { admitted: false });
+            let waits_for_us = matches!(slot.phase, Phase::Loading(LoadStep::Checking | LoadStep::WaitingForMemory));
+            holdings.others_under_way |= slot.is_busy() && !waits_for_us;
             if slot.is_idle() {
                 holdings.idle_bytes += slot.held_bytes();
                 if oldest.is_none_or(|oldest| slot.idle_since < oldest) {

@@ -18,10 +18,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) enum Phase {
     Standby,
-    /// `admitted`: the memory check is passed, what follows takes long.
-    Loading {
-        admitted: bool,
-    },
+    Loading(LoadStep),
     Warming,
     Ready(Arc<LoadedModel>),
     Unloading,
@@ -29,6 +26,17 @@ pub(super) enum Phase {
         error: PoolError,
         retry_at: Instant,
     },
+}
+
+/// How far a load has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoadStep {
+    /// The folder is read and memory compared: a moment, which also those spend who do not wait for loads.
+    Checking,
+    /// Other models have to leave or to end their own load first.
+    WaitingForMemory,
+    /// Memory is reserved, weights are being read.
+    Reading,
 }
 
 /// What a caller does next.
@@ -113,8 +121,10 @@ impl Slot {
                     Step::Begin
                 }
             }
-            (Phase::Loading { admitted: true } | Phase::Warming, Waiting::StartOnly) => loading(),
-            (Phase::Loading { .. } | Phase::Warming, _) => Step::Join(self.attempt),
+            (Phase::Loading(LoadStep::Checking), _) | (Phase::Loading(_) | Phase::Warming, Waiting::Wait) => {
+                Step::Join(self.attempt)
+            }
+            (Phase::Loading(_) | Phase::Warming, Waiting::StartOnly) => loading(),
             (Phase::Unloading, Waiting::StartOnly) => {
                 self.load_wanted = true;
                 loading()
@@ -127,7 +137,7 @@ impl Slot {
     pub(super) fn begin_load(&mut self) -> u64 {
         self.attempt += 1;
         self.load_wanted = false;
-        self.enter(Phase::Loading { admitted: false });
+        self.enter(Phase::Loading(LoadStep::Checking));
         self.attempt
     }
 
@@ -173,7 +183,7 @@ impl Slot {
 
     /// Loading, warming or unloading: it will change by itself.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(self.phase, Phase::Loading { .. } | Phase::Warming | Phase::Unloading)
+        matches!(self.phase, Phase::Loading(_) | Phase::Warming | Phase::Unloading)
     }
 
     /// Ready and used by nobody.
@@ -184,7 +194,7 @@ impl Slot {
     /// Bytes promised to a load under way.
     pub(super) fn reserved_bytes(&self) -> u64 {
         match self.phase {
-            Phase::Loading { admitted: true } | Phase::Warming => self.predicted_bytes,
+            Phase::Loading(LoadStep::Reading) | Phase::Warming => self.predicted_bytes,
             _ => 0,
         }
     }
@@ -200,7 +210,7 @@ impl Slot {
     pub(super) fn state(&self) -> ModelState {
         match self.phase {
             Phase::Standby => ModelState::Standby,
-            Phase::Loading { .. } => ModelState::Loading,
+            Phase::Loading(_) => ModelState::Loading,
             Phase::Warming => ModelState::Warming,
             Phase::Ready(_) => ModelState::Ready,
             Phase::Unloading => ModelState::Unloading,
