@@ -7,9 +7,12 @@
 pub mod access;
 pub mod api;
 pub mod args;
+pub mod chain;
 pub mod comparison;
 pub mod demo;
 pub mod engine;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fakes;
 pub mod http;
 pub mod index;
 pub mod metrics;
