@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rerank_crds::ServerConfig;
+use rerank_crds::catalog::EngineKind;
 use serde_json::{Map, Value};
 
 use crate::api::service::{IndexRequest, IndexResponse, NewDocument, Service};
-use crate::engine::{EngineError, EngineLoader};
+use crate::engine::weights::{self, WeightsError};
+use crate::engine::{EngineError, EngineLoader, ModelRole};
 use crate::metrics::Metrics;
-use crate::models::ConfiguredModels;
-use crate::pool::{ModelKey, ModelPool, ModelSource, ModelStatus, PoolOptions};
+use crate::models::{ConfiguredModels, device_kind};
+use crate::pool::{ModelKey, ModelPool, ModelStatus, PoolOptions};
 use crate::search::{
     BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
     Searcher, SearcherOptions,
@@ -43,15 +45,20 @@ pub struct Parts {
     /// Loaded models.
     pub pool: Arc<ModelPool>,
     /// What can be loaded.
-    pub models: Arc<dyn ModelSource>,
+    pub models: Arc<ConfiguredModels>,
     /// What loads it.
     pub loader: Arc<dyn EngineLoader>,
     /// Where documents live; None for a service that only reranks.
     pub store: Option<Arc<dyn Store>>,
 }
 
-/// The engine of this build.
-pub fn engine_loader(show_progress: bool) -> Result<Arc<dyn EngineLoader>, WiringError> {
+/// The engine of this build. `show_progress`: loads draw a bar on a terminal.
+pub fn engine_loader(config: &ServerConfig, show_progress: bool) -> Result<Arc<dyn EngineLoader>, WiringError> {
+    if config.engine == EngineKind::Packed {
+        return Err(WiringError::Engine(EngineError::Unsupported {
+            message: "this build has no engine `Packed`; set engine to Auto or Mistralrs".to_owned(),
+        }));
+    }
     #[cfg(feature = "mistralrs")]
     {
         let loader = crate::engine::mistralrs::MistralrsLoader::new(show_progress).map_err(WiringError::Engine)?;
@@ -66,6 +73,19 @@ pub fn engine_loader(show_progress: bool) -> Result<Arc<dyn EngineLoader>, Wirin
     }
 }
 
+/// What the configuration lets be loaded, planned for the engine's device.
+pub fn models(config: &Arc<ServerConfig>, loader: &dyn EngineLoader) -> Result<Arc<ConfiguredModels>, WiringError> {
+    let memory = loader.memory().map_err(WiringError::Engine)?;
+    Ok(ConfiguredModels::new(Arc::clone(config), device_kind(&memory), EngineKind::Mistralrs))
+}
+
+/// Length of the embedding model's vectors, from its folder. None where no embedding model is configured.
+pub fn embedding_dimension(models: &ConfiguredModels, keys: &[ModelKey]) -> Result<Option<usize>, WeightsError> {
+    let Some(embedder) = keys.iter().find(|key| key.role == ModelRole::Embedder) else { return Ok(None) };
+    let directory = models.directory(embedder)?;
+    weights::inspect(&directory, ModelRole::Embedder).map(|info| Some(info.config.hidden_size))
+}
+
 /// Opens the configured store, where there is one.
 pub async fn store(config: &ServerConfig) -> Result<Option<Arc<dyn Store>>, StoreError> {
     let timeout = Duration::from_secs(u64::try_from(config.timeouts.vector_search_seconds).unwrap_or(1));
@@ -76,18 +96,19 @@ pub async fn store(config: &ServerConfig) -> Result<Option<Arc<dyn Store>>, Stor
 }
 
 impl Parts {
-    /// Opens the store and connects everything. No model is loaded yet. `show_progress`: loads draw a bar on a terminal.
+    /// Opens the store and connects everything. No model is loaded yet. `show_progress`: see
+    /// [`engine_loader`].
     pub async fn open(
         config: Arc<ServerConfig>,
         metrics: Arc<Metrics>,
         show_progress: bool,
     ) -> Result<Self, WiringError> {
         let store = store(&config).await.map_err(WiringError::Store)?;
-        let loader = engine_loader(show_progress)?;
-        let models: Arc<dyn ModelSource> = Arc::new(ConfiguredModels::new(Arc::clone(&config), loader.as_ref()));
+        let loader = engine_loader(&config, show_progress)?;
+        let models = models(&config, loader.as_ref())?;
         let pool = ModelPool::new(
             PoolOptions::from_config(&config.lifecycle),
-            Arc::clone(&models),
+            Arc::clone(&models) as _,
             Arc::clone(&loader),
             Arc::clone(&metrics),
         );

@@ -2,5 +2,7 @@
 //! loopback, the real server as a child process. Nothing here ships.
 
 pub mod corpus;
+pub mod http;
 pub mod measures;
+pub mod python;
 pub mod qdrant_server;

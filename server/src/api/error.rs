@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
 
+use crate::chain;
 use crate::search::{FallbackReason, SearchError};
 use crate::store::StoreError;
 
@@ -249,7 +250,7 @@ impl ApiError {
     }
 
     fn internal(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
-        self.internal = Some(chain(error));
+        self.internal = Some(chain::describe(error));
         self
     }
 }
@@ -260,18 +261,6 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// All causes of an error, outermost first.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn shortened(text: String) -> String {
@@ -297,7 +286,7 @@ pub fn reason_name(reason: FallbackReason) -> &'static str {
 impl From<SearchError> for ApiError {
     fn from(error: SearchError) -> Self {
         let message = error.to_string();
-        let internal = chain(&error);
+        let internal = chain::describe(&error);
         match error {
             SearchError::OutOfRange { field, message, allowed } => {
                 Self::new(ErrorCode::OutOfRange, message).field(field).allowed([allowed])
@@ -345,6 +334,10 @@ impl From<StoreError> for ApiError {
         let unavailable = |text: &str| Self::new(ErrorCode::StoreUnavailable, text).retry_after(5).internal(&error);
         match &error {
             StoreError::InvalidFilter { .. } => Self::new(ErrorCode::InvalidFilter, error.to_string()).field("filter"),
+            StoreError::InvalidDocument { .. } => {
+                Self::new(ErrorCode::OutOfRange, error.to_string()).field("documents")
+            }
+            StoreError::Configuration { .. } => unavailable("the vector store is not configured correctly"),
             StoreError::CollectionMissing { .. } => unavailable("the collection does not exist in the vector store"),
             StoreError::Mismatch { .. } => unavailable("the collection in the vector store does not fit this service"),
             StoreError::Unauthorized => unavailable("the vector store refused this service"),

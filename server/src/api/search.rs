@@ -15,15 +15,12 @@ use super::error::{ApiError, ErrorBody, ErrorCode, reason_name};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
 use super::request::{Fields, Parameters, parse_json, read_body};
 use crate::search::{
-    BatchSearchRequest, FallbackReason, InstructionChoice, RerankChoice, SearchRequest, SearchResponse,
+    BatchSearchRequest, FallbackReason, InstructionChoice, MAXIMUM_K, MAXIMUM_QUERIES, RerankChoice, SearchRequest,
+    SearchResponse,
 };
 
-/// Most results of one search.
-const MAXIMUM_K: i64 = 1_000;
 /// Results where a request does not say.
 const DEFAULT_K: i64 = 10;
-/// Most queries of one batch.
-const MAXIMUM_QUERIES: usize = 100;
 
 /// Why the answer is in vector order.
 const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
@@ -307,7 +304,7 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
         score_threshold,
     } = options;
     let k = k.unwrap_or(DEFAULT_K);
-    let count = usize::try_from(k).ok().filter(|_| (1..=MAXIMUM_K).contains(&k)).ok_or_else(|| {
+    let count = usize::try_from(k).ok().filter(|k| (1..=MAXIMUM_K).contains(k)).ok_or_else(|| {
         ApiError::new(ErrorCode::OutOfRange, format!("k is {k}")).field("k").allowed([format!("1 to {MAXIMUM_K}")])
     })?;
     if let Some(filter) = &filter

@@ -44,16 +44,21 @@ struct Described {
 
 /// Checks every model that may be loaded. Answers the length of the embedder's vectors, where it can be read.
 async fn check_models(config: &Arc<ServerConfig>, report: &mut Report) -> Option<usize> {
-    let loader = match wiring::engine_loader(false) {
+    let loader = match wiring::engine_loader(config, false) {
         Ok(loader) => loader,
         Err(error) => {
             report.find(Check::Memory, Severity::Error, "engine", describe(&error));
             return None;
         }
     };
-    let (config, for_files) = (Arc::clone(config), Arc::clone(&loader));
+    let models = match wiring::models(config, loader.as_ref()) {
+        Ok(models) => models,
+        Err(error) => {
+            report.find(Check::Memory, Severity::Error, "device", describe(&error));
+            return None;
+        }
+    };
     let reading = tokio::task::spawn_blocking(move || {
-        let models = ConfiguredModels::new(config, for_files.as_ref());
         let mut report = Report::default();
         let mut dimension = None;
         let described: Vec<Described> = models
@@ -62,7 +67,8 @@ async fn check_models(config: &Arc<ServerConfig>, report: &mut Report) -> Option
             .filter_map(|key| {
                 let predicted_bytes = check_model(&models, &key, &mut report)?;
                 if key.role == ModelRole::Embedder {
-                    dimension = models.embedding_dimension().ok();
+                    // What is wrong with the folder has just been told.
+                    dimension = wiring::embedding_dimension(&models, std::slice::from_ref(&key)).ok().flatten();
                 }
                 Some(Described { key, predicted_bytes })
             })

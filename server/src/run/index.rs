@@ -11,7 +11,7 @@ use crate::args::{ExitCode, IndexArguments};
 use crate::index::{self, IndexOptions, IndexReport};
 use crate::metrics::Metrics;
 use crate::shutdown::Signals;
-use crate::wiring::Parts;
+use crate::wiring::{self, Parts};
 
 /// Documents that are embedded and written together: enough to keep an engine busy, few enough that an interruption
 /// comes soon.
@@ -73,7 +73,9 @@ pub(super) async fn file_into(
         batch_size: BATCH_SIZE,
         replace,
     };
-    let dimension = parts.embedding_dimension().context("failed to read the embedding model")?;
+    let dimension = wiring::embedding_dimension(&parts.models, &parts.searcher.served().keys())
+        .context("failed to read the embedding model")?
+        .context("the configuration names no embedding.model to index with")?;
     let spec = parts.collection_spec(dimension);
     let bar = index::progress_bar();
     index::index(&options, &spec, store.as_ref(), parts.searcher.as_ref(), &bar, cancel)
