@@ -12,6 +12,7 @@ pub mod engine;
 pub mod fakes;
 pub mod index;
 pub mod metrics;
+pub mod models;
 pub mod pool;
 pub mod preflight;
 pub mod prompt;
