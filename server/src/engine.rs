@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use rerank_crds::catalog::Quantization;
 use tokio_util::sync::CancellationToken;
 
+pub mod memory;
 pub mod weights;
 
 #[cfg(feature = "mistralrs")]
@@ -107,7 +108,7 @@ pub enum EngineError {
         message: String,
     },
     /// The model answered a value that is no number.
-    #[error("the model answered a score that is not finite for pair {index}")]
+    #[error("the model answered a value that is not finite for input {index}")]
     NotFinite {
         /// Position in the request.
         index: usize,
@@ -136,6 +137,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Embeds texts given as token ids (end token included): last token's hidden state after the final norm, divided
     /// by its length. In order.
     async fn embed(&self, texts: Vec<Vec<u32>>, cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Whether the engine's thread or device is gone, so that every further call fails: load the model again, or end
+    /// the process.
+    fn is_dead(&self) -> bool {
+        false
+    }
 
     /// Ends the engine's threads and frees its memory before it returns. No other call is under way.
     async fn unload(&self) -> Result<(), EngineError>;

@@ -303,6 +303,11 @@ impl ModelPool {
                     Step::Join(attempt) => {
                         joined.get_or_insert(attempt);
                     }
+                    Step::Discard => {
+                        if let Some(model) = slot.discard() {
+                            unload::discard(&self.shared, key, model);
+                        }
+                    }
                     Step::Begin => {
                         joined = Some(slot.begin_load());
                         load::spawn(&self.shared, key.clone());

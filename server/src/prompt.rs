@@ -1,14 +1,26 @@
 //! Prompts: template, encoding of user text, truncation. Pure but for reading `tokenizer.json`.
 //!
 //! Template parts are encoded with control tokens live, user text by a tokenizer without added tokens, so that no
-//! query, document or instruction can speak as the template.
+//! query, document or instruction can speak as the template. The parts are encoded apart and their ids joined, as the
+//! models' own reference code does; a document is cut before the suffix, the query never.
 
-use std::path::Path;
+use std::fmt;
 
 use rerank_crds::catalog::{Prompt, Scoring};
 
+mod encoder;
+mod template;
+
+pub use encoder::TextEncoder;
+
+use encoder::UserTextEncoder;
+use template::BodyTemplate;
+
 /// Longest query and instruction, in tokens; a longer one is refused, never cut.
 pub const MAXIMUM_QUERY_TOKENS: usize = 1024;
+
+/// End token of an embedder whose tokenizer does not name another one.
+const END_TOKEN: &str = "<|endoftext|>";
 
 /// Why a prompt cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -27,18 +39,14 @@ pub enum PromptError {
         /// What is wrong.
         message: String,
     },
-}
-
-/// Both tokenizers of a model: one with control tokens live, one without any added token.
-#[derive(Debug)]
-pub struct TextEncoder {}
-
-impl TextEncoder {
-    /// Reads a `tokenizer.json`.
-    pub fn from_file(path: &Path) -> Result<Self, PromptError> {
-        let _ = path;
-        Err(PromptError::Tokenizer { message: "to come".to_owned() })
-    }
+    /// The prompt's parts or the length do not fit together.
+    #[error("{field} cannot be used: {message}")]
+    Template {
+        /// Name of the setting, such as `prompt.body`.
+        field: &'static str,
+        /// What is wrong, and what would do.
+        message: String,
+    },
 }
 
 /// Encoded pairs of one request.
@@ -46,19 +54,24 @@ impl TextEncoder {
 pub struct EncodedPairs {
     /// Whole prompts, one for each document, in order.
     pub prompts: Vec<Vec<u32>>,
-    /// Tokens that all prompts have in common at their start.
+    /// Tokens that all prompts have in common at their start. At least one token of each prompt is not counted.
     pub shared_prefix_tokens: usize,
     /// Whether the document was cut, in order.
     pub truncated: Vec<bool>,
 }
 
 /// Makes a reranker's prompts.
-#[derive(Debug)]
 pub struct RerankPrompt {
     /// Token that means relevant.
     pub yes_token: u32,
     /// Token that means not relevant.
     pub no_token: u32,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    body: BodyTemplate,
+    text: UserTextEncoder,
+    /// Tokens that prefix and suffix leave for the body.
+    room: usize,
 }
 
 impl RerankPrompt {
@@ -69,37 +82,144 @@ impl RerankPrompt {
         scoring: &Scoring,
         max_length: usize,
     ) -> Result<Self, PromptError> {
-        let _ = (encoder, prompt, scoring, max_length);
-        Err(PromptError::Tokenizer { message: "to come".to_owned() })
+        let body = BodyTemplate::parse(&prompt.body)?;
+        let prefix = encoder.template_ids(&prompt.prefix)?;
+        let suffix = encoder.template_ids(&prompt.suffix)?;
+        let yes_token = answer_token(&encoder, "scoring.yesToken", &scoring.yes_token)?;
+        let no_token = answer_token(&encoder, "scoring.noToken", &scoring.no_token)?;
+        if yes_token == no_token {
+            return Err(PromptError::Template {
+                field: "scoring.noToken",
+                message: format!("it is the same token as scoring.yesToken ({yes_token}); name two different tokens"),
+            });
+        }
+        let text = encoder.into_user_text();
+        let frame = prefix.len() + suffix.len();
+        let smallest = frame + text.encode(&body.render("", "", "")).len() + 1;
+        if max_length < smallest {
+            return Err(PromptError::Template {
+                field: "maxLength",
+                message: format!(
+                    "the prompt's own text takes {smallest} tokens; allow at least that, not {max_length}"
+                ),
+            });
+        }
+        Ok(Self { yes_token, no_token, prefix, suffix, body, text, room: max_length - frame })
     }
 
     /// Encodes one query with its documents. CPU-bound: call it off the async threads.
+    ///
+    /// A document's cut keeps the first tokens that fit; its prompt then has exactly `max_length` tokens.
     pub fn encode(&self, instruction: &str, query: &str, documents: &[&str]) -> Result<EncodedPairs, PromptError> {
-        let _ = (instruction, query, documents);
-        Ok(EncodedPairs::default())
+        let question_tokens = self.text.encode(&self.body.render(instruction, query, "")).len();
+        let maximum = MAXIMUM_QUERY_TOKENS.min(self.room - 1);
+        if question_tokens > maximum {
+            return Err(PromptError::QueryTooLong { tokens: question_tokens, maximum });
+        }
+        let mut pairs = EncodedPairs::default();
+        for document in documents {
+            let (body, cut) = self.text.encode_up_to(&self.body.render(instruction, query, document), self.room);
+            pairs.prompts.push([self.prefix.as_slice(), body.as_slice(), self.suffix.as_slice()].concat());
+            pairs.truncated.push(cut);
+        }
+        pairs.shared_prefix_tokens = shared_prefix(&pairs.prompts);
+        Ok(pairs)
+    }
+
+    /// Ids of the fixed part before the body.
+    pub fn prefix_ids(&self) -> &[u32] {
+        &self.prefix
+    }
+
+    /// Ids of the fixed part after the body.
+    pub fn suffix_ids(&self) -> &[u32] {
+        &self.suffix
     }
 }
 
+impl fmt::Debug for RerankPrompt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RerankPrompt")
+            .field("yes_token", &self.yes_token)
+            .field("no_token", &self.no_token)
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The id of an answer token, which must be one token: its logit is the score.
+fn answer_token(encoder: &TextEncoder, field: &'static str, text: &str) -> Result<u32, PromptError> {
+    match encoder.template_ids(text)?.as_slice() {
+        [id] => Ok(*id),
+        ids => Err(PromptError::Template {
+            field,
+            message: format!("{text:?} is {} tokens for this tokenizer; name a text that is exactly one", ids.len()),
+        }),
+    }
+}
+
+/// Length of the longest start that all prompts share, leaving at least one token of the shortest.
+fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = prompts.split_first() else { return 0 };
+    let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
+    let shared = others
+        .iter()
+        .fold(first.len(), |shared, other| first.iter().zip(other).take(shared).take_while(|(a, b)| a == b).count());
+    shared.min(shortest.saturating_sub(1))
+}
+
 /// Makes an embedder's inputs: `Instruct: {instruction}\nQuery:{query}` or the document alone, then the end token.
-#[derive(Debug)]
-pub struct EmbedPrompt {}
+pub struct EmbedPrompt {
+    text: UserTextEncoder,
+    end_token: u32,
+    /// Tokens of one text without the end token.
+    room: usize,
+}
 
 impl EmbedPrompt {
     /// Finds the end token. `max_length`: tokens of one text, end token included; longer documents are cut.
     pub fn new(encoder: TextEncoder, max_length: usize) -> Result<Self, PromptError> {
-        let _ = (encoder, max_length);
-        Err(PromptError::Tokenizer { message: "to come".to_owned() })
+        let end_token = encoder.appended_token().or_else(|| encoder.added_token(END_TOKEN)).ok_or_else(|| {
+            PromptError::Tokenizer {
+                message: format!("it appends no end token of its own and has no added token {END_TOKEN:?}"),
+            }
+        })?;
+        let room = max_length.checked_sub(1).filter(|room| *room > 0).ok_or_else(|| PromptError::Template {
+            field: "maxLength",
+            message: format!("an embedder needs at least 2 tokens, not {max_length}"),
+        })?;
+        Ok(Self { text: encoder.into_user_text(), end_token, room })
     }
 
     /// A query; a too long one is refused.
     pub fn query(&self, instruction: &str, query: &str) -> Result<Vec<u32>, PromptError> {
-        let _ = (instruction, query);
-        Ok(Vec::new())
+        let mut ids = self.text.encode(&format!("Instruct: {instruction}\nQuery:{query}"));
+        let maximum = MAXIMUM_QUERY_TOKENS.min(self.room);
+        if ids.len() > maximum {
+            return Err(PromptError::QueryTooLong { tokens: ids.len(), maximum });
+        }
+        ids.push(self.end_token);
+        Ok(ids)
     }
 
     /// A document, cut to fit. Answers its ids and whether it was cut.
     pub fn document(&self, text: &str) -> (Vec<u32>, bool) {
-        let _ = text;
-        (Vec::new(), false)
+        let (mut ids, cut) = self.text.encode_up_to(text, self.room);
+        ids.push(self.end_token);
+        (ids, cut)
     }
 }
+
+impl fmt::Debug for EmbedPrompt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("EmbedPrompt")
+            .field("end_token", &self.end_token)
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

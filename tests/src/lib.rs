@@ -4,5 +4,6 @@
 pub mod corpus;
 pub mod http;
 pub mod measures;
+pub mod models;
 pub mod python;
 pub mod qdrant_server;

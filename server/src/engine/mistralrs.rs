@@ -1,1 +1,218 @@
-//! To come.
+//! mistral.rs as the engine: GPU and CPU, every decoder that it loads. This file is the two traits; the parts:
+//!
+//! | file | owns |
+//! |---|---|
+//! | `loading` | a model's folder -> a running mistral.rs engine |
+//! | `batches` | which prompts go together (pure) |
+//! | `scoring`, `embedding` | one batch: requests, answers |
+//! | `running` | turns, cancellation, death, unloading |
+//! | `faults` | what an error text of the library means (pure) |
+//!
+//! What `int8` means here: in-situ quantization of the linear layers to `Q8_0` (blocks of 32 weights with one float16
+//! scale, symmetric); norms and the embedding table keep 32 bits on CPU and 16 on GPU.
+//!
+//! # Caveats
+//! mistralrs-core 0.8.1, read in its source:
+//! - Prompts of **equal length** only run together, with paged attention too: its scheduler sorts them into buckets by
+//!   length. A batch is handed over whole and it runs bucket by bucket. The shared prefix of a request is not computed
+//!   once on CPU; on CUDA its block-wise prefix cache does so.
+//! - Every load leaves one sleeping thread behind (its throughput logger never ends): some kilobytes, and one task of a
+//!   pod's limit of process ids.
+//! - Attention on CPU is scalar code: for tests and small models.
+//! - No run on a GPU has been made with this code yet.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use candle_core::Device;
+use rerank_crds::catalog::Quantization;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::memory::MemoryFiles;
+use super::weights::ModelConfig;
+use super::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
+
+mod batches;
+mod embedding;
+mod faults;
+mod loading;
+mod running;
+mod scoring;
+
+use running::RunningEngine;
+
+/// Loads models through mistral.rs: onto the first CUDA device where the build has CUDA and one is there, else on CPU.
+#[derive(Clone, Debug)]
+pub struct MistralrsLoader {
+    device: Device,
+    show_progress: bool,
+    memory_files: MemoryFiles,
+}
+
+impl MistralrsLoader {
+    /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it off
+    /// where logs are read by machines.
+    pub fn new(show_progress: bool) -> Result<Self, EngineError> {
+        let device = Device::cuda_if_available(0)
+            .map_err(|error| faults::Fault::from_message(format!("failed to open the GPU: {error}")).into_error())?;
+        Ok(Self { device, show_progress, memory_files: MemoryFiles::default() })
+    }
+
+    /// `cpu` or `cuda:0`.
+    fn device_name(&self) -> String {
+        match self.device.location() {
+            candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
+}
+
+#[async_trait]
+impl EngineLoader for MistralrsLoader {
+    async fn load(&self, spec: LoadSpec) -> Result<Arc<dyn Engine>, EngineError> {
+        loading::Precision::of(spec.quantization, &self.device)?;
+        let (device, show_progress) = (self.device.clone(), self.show_progress);
+        let (answer, loaded) = oneshot::channel();
+        let (batch_size, token_budget, role) = (spec.batch_size, spec.token_budget, spec.role);
+        // A thread for each load: the library keeps the quantization of a load in a variable of its thread and never
+        // clears it, so that the next load on the same thread would be quantized too.
+        std::thread::Builder::new()
+            .name("model-load".to_owned())
+            .spawn(move || {
+                // Where nobody waits any more, the model comes back here and is dropped, which ends it.
+                let _ = answer.send(loading::load_guarded(&spec, &device, show_progress));
+            })
+            .map_err(|error| EngineError::Failed { message: format!("failed to start a thread: {error}") })?;
+        let loaded = loaded
+            .await
+            .map_err(|_| EngineError::Failed { message: "the loading thread ended without an answer".to_owned() })??;
+        Ok(Arc::new(MistralrsEngine {
+            role,
+            batch_size: batch_size.max(1),
+            token_budget,
+            tokens_reserved_by: loaded.kv_tokens_step,
+            config: loaded.config.clone(),
+            running: RunningEngine::new(loaded),
+        }))
+    }
+
+    fn memory(&self) -> Result<DeviceMemory, EngineError> {
+        if self.device.is_cpu() {
+            return self.memory_files.read();
+        }
+        let figure = |bytes: candle_core::Result<usize>| {
+            let bytes = bytes.map_err(|error| EngineError::Failed { message: error.to_string() })?;
+            Ok::<u64, EngineError>(bytes as u64)
+        };
+        Ok(DeviceMemory {
+            device: self.device_name(),
+            free_bytes: figure(mistralrs_core::MemoryUsage.get_memory_available(&self.device))?,
+            total_bytes: figure(mistralrs_core::MemoryUsage.get_total_memory(&self.device))?,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "mistralrs"
+    }
+}
+
+/// One model that mistral.rs runs.
+struct MistralrsEngine {
+    role: ModelRole,
+    batch_size: usize,
+    token_budget: usize,
+    /// Keys and values of a prompt are reserved in steps of so many tokens.
+    tokens_reserved_by: usize,
+    config: ModelConfig,
+    running: RunningEngine,
+}
+
+impl MistralrsEngine {
+    /// Refuses what the library would answer with a panic or a puzzling text.
+    fn check(&self, role: ModelRole, inputs: &[Vec<u32>]) -> Result<(), EngineError> {
+        if self.role != role {
+            return Err(unsupported(format!("the model was loaded as {:?} and cannot serve as {role:?}", self.role)));
+        }
+        for (index, input) in inputs.iter().enumerate() {
+            if input.is_empty() {
+                return Err(unsupported(format!("input {index} has no tokens; at least one is needed")));
+            }
+            if input.len() > self.config.maximum_positions {
+                return Err(unsupported(format!(
+                    "input {index} has {} tokens, the model reads {} at most; set maxLength to that",
+                    input.len(),
+                    self.config.maximum_positions
+                )));
+            }
+            self.check_tokens(input)?;
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        match tokens.iter().find(|token| **token as usize >= self.config.vocabulary_size) {
+            None => Ok(()),
+            Some(token) => Err(unsupported(format!(
+                "token {token} is outside the model's vocabulary of {}; tokenizer.json is of another model",
+                self.config.vocabulary_size
+            ))),
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for MistralrsEngine {
+    async fn score(&self, request: ScoreRequest, cancel: &CancellationToken) -> Result<Vec<PairLogits>, EngineError> {
+        self.check(ModelRole::Reranker, &request.prompts)?;
+        self.check_tokens(&[request.yes_token, request.no_token])?;
+        let lengths: Vec<usize> = request.prompts.iter().map(Vec::len).collect();
+        let plan = batches::of_any_length(&lengths, self.batch_size, self.token_budget, self.tokens_reserved_by);
+        let tokens = scoring::AnswerTokens { yes: request.yes_token, no: request.no_token };
+        self.running
+            .run_batches(request.prompts, plan, cancel, move |requests, prompts| {
+                scoring::score_batch(requests, prompts, tokens)
+            })
+            .await
+    }
+
+    async fn embed(&self, texts: Vec<Vec<u32>>, cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(ModelRole::Embedder, &texts)?;
+        let texts: Vec<Vec<u32>> = texts.into_iter().map(embedding::at_least_two_tokens).collect();
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        let plan = batches::of_equal_length(&lengths, self.batch_size, self.token_budget);
+        self.running.run_batches(texts, plan, cancel, embedding::embed_batch).await
+    }
+
+    fn is_dead(&self) -> bool {
+        self.running.is_dead()
+    }
+
+    async fn unload(&self) -> Result<(), EngineError> {
+        self.running.unload().await
+    }
+}
+
+impl fmt::Debug for MistralrsEngine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MistralrsEngine")
+            .field("role", &self.role)
+            .field("architecture", &self.config.architecture)
+            .field("dead", &self.is_dead())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unsupported(message: String) -> EngineError {
+    EngineError::Unsupported { message }
+}
+
+/// Names of the quantizations that run on CPU.
+fn cpu_quantizations() -> String {
+    [Quantization::Float32, Quantization::Float16, Quantization::Int8]
+        .map(|quantization| format!("{quantization:?}").to_lowercase())
+        .join(", ")
+}

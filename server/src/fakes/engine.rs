@@ -41,6 +41,8 @@ struct Inner {
     used_bytes: u64,
     model_bytes: BTreeMap<String, u64>,
     kept_at_unload: u64,
+    /// Engines made before the so many-th load are dead.
+    dead_before: usize,
     times: Times,
     faults: BTreeMap<Call, VecDeque<EngineFault>>,
     seen: Seen,
@@ -153,6 +155,12 @@ impl EngineControls {
         self.lock().faults.entry(Call::Unload).or_default().push_back(fault);
     }
 
+    /// Every engine that is loaded now is dead from now on: it fails each call.
+    pub fn kill_engines(&self) {
+        let mut inner = self.lock();
+        inner.dead_before = inner.seen.loads.len();
+    }
+
     /// What the engines have seen so far.
     pub fn seen(&self) -> Seen {
         self.lock().seen.clone()
@@ -198,16 +206,16 @@ impl FakeLoader {
 #[async_trait]
 impl EngineLoader for FakeLoader {
     async fn load(&self, spec: LoadSpec) -> Result<Arc<dyn Engine>, EngineError> {
-        let time = {
+        let (number, time) = {
             let mut inner = self.controls.lock();
             inner.seen.loads.push(spec.model.clone());
-            inner.times.load
+            (inner.seen.loads.len() - 1, inner.times.load)
         };
         tokio::time::sleep(time).await;
         self.controls.act(self.controls.fault(Call::Load)).await?;
         let bytes = self.controls.model_bytes(&spec.model);
         self.controls.lock().used_bytes += bytes;
-        Ok(Arc::new(FakeEngine { controls: Arc::clone(&self.controls), spec, bytes }))
+        Ok(Arc::new(FakeEngine { controls: Arc::clone(&self.controls), spec, bytes, number }))
     }
 
     fn memory(&self) -> Result<DeviceMemory, EngineError> {
@@ -229,6 +237,17 @@ struct FakeEngine {
     controls: Arc<EngineControls>,
     spec: LoadSpec,
     bytes: u64,
+    /// Of how many loads before it.
+    number: usize,
+}
+
+impl FakeEngine {
+    fn fail_if_dead(&self) -> Result<(), EngineError> {
+        if self.is_dead() {
+            return Err(EngineError::Failed { message: "the engine is dead".to_owned() });
+        }
+        Ok(())
+    }
 }
 
 /// Counts a score call that runs, also where it is dropped.
@@ -266,6 +285,7 @@ impl Engine for FakeEngine {
         let _running = Running::begin(&self.controls);
         let fault = self.controls.fault(Call::Score);
         let work = async {
+            self.fail_if_dead()?;
             tokio::time::sleep(time).await;
             self.controls.act(fault).await
         };
@@ -296,6 +316,7 @@ impl Engine for FakeEngine {
         };
         let fault = self.controls.fault(Call::Embed);
         let work = async {
+            self.fail_if_dead()?;
             tokio::time::sleep(time).await;
             self.controls.act(fault).await
         };
@@ -310,6 +331,10 @@ impl Engine for FakeEngine {
             _ => {}
         }
         Ok(vectors)
+    }
+
+    fn is_dead(&self) -> bool {
+        self.number < self.controls.lock().dead_before
     }
 
     async fn unload(&self) -> Result<(), EngineError> {

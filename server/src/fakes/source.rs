@@ -15,7 +15,7 @@ use crate::prompt::{EmbedPrompt, PromptError, RerankPrompt};
 /// Length of the fake embedder's vectors.
 pub(super) const DIMENSION: usize = 8;
 /// Tokens of one prompt.
-const MAXIMUM_LENGTH: usize = 1024;
+const MAXIMUM_LENGTH: usize = 2048;
 
 /// Names a slot.
 pub fn model_key(role: ModelRole, model: &str, quantization: Quantization) -> ModelKey {

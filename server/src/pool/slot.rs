@@ -46,6 +46,8 @@ pub(super) enum Step {
     Lease(Arc<LoadedModel>),
     /// Begin a load.
     Begin,
+    /// Get rid of an engine that is dead, and begin anew.
+    Discard,
     /// Wait for the outcome of this load.
     Join(u64),
     /// Wait for the slot to change.
@@ -111,6 +113,7 @@ impl Slot {
     ) -> Step {
         let loading = || Step::Refuse(PoolError::Loading { model: key.model.clone() });
         match (&self.phase, waiting) {
+            (Phase::Ready(model), _) if model.engine.is_dead() => Step::Discard,
             (Phase::Ready(model), _) => Step::Lease(Arc::clone(model)),
             (Phase::Standby, _) => Step::Begin,
             (Phase::Failed { error, retry_at }, _) => {
@@ -172,6 +175,15 @@ impl Slot {
             return None;
         }
         let model = Arc::clone(model);
+        self.enter(Phase::Unloading);
+        Some(model)
+    }
+
+    /// Takes a dead engine out of its slot, whoever uses it: all it does for them is fail. A new load follows.
+    pub(super) fn discard(&mut self) -> Option<Arc<LoadedModel>> {
+        let Phase::Ready(model) = &self.phase else { return None };
+        let model = Arc::clone(model);
+        self.load_wanted = true;
         self.enter(Phase::Unloading);
         Some(model)
     }

@@ -420,6 +420,20 @@ async fn an_engine_that_fails_panics_or_hangs_while_it_is_unloaded_leaves_a_slot
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_engine_is_replaced_also_while_others_hold_it() {
+    let bench = bench(UNLOAD_AFTER_300);
+    let key = reranker("a");
+    let held = bench.pool.lease(&key, Waiting::Wait).await.unwrap();
+    bench.controls.kill_engines();
+    let fresh = bench.pool.lease(&key, Waiting::Wait).await.unwrap();
+    assert!(held.engine.is_dead() && !fresh.engine.is_dead());
+    assert_eq!(bench.controls.seen().loads, ["a", "a"]);
+    drop((held, fresh));
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(bench.controls.seen().unloads, ["a", "a"], "each engine was ended once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_does_not_come_back_is_reported_and_seen_by_the_next_memory_check() {
     let bench = bench(NO_UNLOAD);
     bench.controls.set_total_bytes(150);

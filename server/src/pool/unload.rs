@@ -75,6 +75,12 @@ pub(super) async fn finish_detached(shared: &Arc<Shared>, key: &ModelKey, model:
     task.await.unwrap_or(0)
 }
 
+/// Gets rid of a model whose engine is dead, in a task of its own. Those who wait for the slot go on when it is gone.
+pub(super) fn discard(shared: &Arc<Shared>, key: &ModelKey, model: Arc<LoadedModel>) {
+    tracing::error!(model = key.model, "An engine is dead, its model is loaded again");
+    tokio::spawn(finish(Arc::clone(shared), key.clone(), model));
+}
+
 async fn finish(shared: Arc<Shared>, key: ModelKey, model: Arc<LoadedModel>) -> u64 {
     let free_before = shared.loader.memory().map(|memory| memory.free_bytes).ok();
     end_engine(&key, model.engine.as_ref()).await;

@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineError, LoadSpec, ScoreRequest};
 use crate::prompt::PromptError;
 
 /// Longest warm-up. A device too slow for its own largest batch still serves smaller ones.
-pub(super) const WARM_UP_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const WARM_UP_LIMIT: Duration = Duration::from_secs(60);
 
 const INSTRUCTION: &str = "Given the query and document, determine if the document is relevant to the query.";
 const QUERY: &str = "which document answers the question";

@@ -1,5 +1,6 @@
-//! Until when each part of a request may take. Pure.
+//! Until when each part of a request may take. Pure, but for [`within`], which waits.
 
+use std::future::Future;
 use std::time::Duration;
 
 use rerank_crds::server_config::Timeouts;
@@ -42,6 +43,16 @@ impl Deadlines {
     /// End of a reranking that begins now and has nothing to fall back to.
     pub(super) fn rerank(&self, now: Instant) -> Instant {
         (now + self.rerank).min(self.request)
+    }
+}
+
+/// Work up to a deadline; `None` past it. The clock is asked before the work, so that what became possible only at the
+/// deadline is not begun any more.
+pub(super) async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep_until(deadline) => None,
+        outcome = work => Some(outcome),
     }
 }
 

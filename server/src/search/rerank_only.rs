@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, within};
 use super::fallback::StageFailure;
 use super::ranking;
 use super::rerank_stage::Pairs;
@@ -38,12 +38,12 @@ impl Searcher {
         let deadline = deadlines.rerank(Instant::now());
         let stage = self.rerank_stage(&key, None, self.waiting(), pairs, &context.cancel, &mut timings);
         let work = async {
-            match tokio::time::timeout_at(deadline, stage).await {
-                Ok(outcome) => outcome.map_err(unavailable),
-                Err(_) if deadline < deadlines.request => {
+            match within(deadline, stage).await {
+                Some(outcome) => outcome.map_err(unavailable),
+                None if deadline < deadlines.request => {
                     Err(unavailable(StageFailure::deadline(self.config.timeouts.rerank_seconds)))
                 }
-                Err(_) => Err(SearchError::DeadlineExceeded),
+                None => Err(SearchError::DeadlineExceeded),
             }
         };
         let reranked = bounded(context, deadlines.request, work).await?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::admission::{Admission, Admitted};
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, within};
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
 use super::rerank_stage::{Pairs, Reranked};
@@ -274,9 +274,9 @@ impl Searcher {
                     admitted,
                 };
                 let stage = self.rerank_stage(key, reranker, self.waiting(), pairs, &context.cancel, &mut timings);
-                let outcome = tokio::time::timeout_at(plan.deadlines.rerank_before_fallback(begun), stage)
+                let outcome = within(plan.deadlines.rerank_before_fallback(begun), stage)
                     .await
-                    .unwrap_or_else(|_| Err(StageFailure::deadline(self.config.timeouts.rerank_seconds)));
+                    .unwrap_or_else(|| Err(StageFailure::deadline(self.config.timeouts.rerank_seconds)));
                 reranking_time = Some(begun.elapsed());
                 match outcome {
                     Ok(reranked) => Order::Reranked(reranked),
@@ -413,7 +413,7 @@ pub(super) async fn bounded<T>(
     tokio::select! {
         biased;
         () = context.cancel.cancelled() => Err(SearchError::Cancelled),
-        outcome = tokio::time::timeout_at(deadline, work) => outcome.unwrap_or(Err(SearchError::DeadlineExceeded)),
+        outcome = within(deadline, work) => outcome.unwrap_or(Err(SearchError::DeadlineExceeded)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::deadlines::Deadlines;
+use super::deadlines::{Deadlines, within};
 use super::{SearchError, Searcher};
 use crate::store::{Candidate, CollectionSpec, StoreError, VectorQuery};
 
@@ -30,19 +30,19 @@ impl Searcher {
             }
             store.search(VectorQuery { collection: collection.to_owned(), vector, limit, filter }).await
         };
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(Ok(mut candidates)) => {
+        match within(deadline, work).await {
+            Some(Ok(mut candidates)) => {
                 candidates.truncate(limit);
                 Ok(candidates)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 // A filter that is not valid says nothing about the collection.
                 if !matches!(error, StoreError::InvalidFilter { .. }) {
                     mark(checked, false);
                 }
                 Err(SearchError::Store(error))
             }
-            Err(_elapsed) => {
+            None => {
                 mark(checked, false);
                 if deadline < deadlines.request {
                     Err(SearchError::Store(StoreError::Timeout))

@@ -79,7 +79,7 @@ async fn engine_failed_by_its_load() {
 async fn engine_failed_in_stage_two() {
     for (fault, words) in [
         (EngineFault::Failed, "failed to run the model"),
-        (EngineFault::NotFinite, "not finite for pair 0"),
+        (EngineFault::NotFinite, "not finite for"),
         (EngineFault::TooFew, "5 pairs were given, 4 came back"),
         (EngineFault::Panic, "the engine panicked"),
     ] {
@@ -89,6 +89,15 @@ async fn engine_failed_in_stage_two() {
         assert_vector_order(&response, FallbackReason::EngineFailed, words);
         bench.assert_serves().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_engine_is_loaded_again_by_the_next_search() {
+    let bench = bench();
+    bench.assert_serves().await;
+    bench.controls.kill_engines();
+    bench.assert_serves().await;
+    assert_eq!(bench.controls.seen().loads.len(), 4, "embedder and reranker, twice");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,274 @@
+//! A running mistral.rs engine: one batch at a time, cancellation between batches, death, and an end that gives the
+//! memory back.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mistralrs_core::{MistralRs, Pipeline, Request};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::faults::Fault;
+use super::loading::LoadedModel;
+use crate::engine::{EngineError, memory};
+
+/// Longest wait for the batch under way and for the engine's threads when a model is unloaded.
+const UNLOAD_WAIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(2);
+
+/// What holds the model's memory. Gone after unloading.
+struct Held {
+    engine: Arc<MistralRs>,
+    pipeline: Arc<tokio::sync::Mutex<dyn Pipeline>>,
+}
+
+/// A running engine.
+pub(super) struct RunningEngine {
+    requests: Sender<Request>,
+    /// One batch at a time, first come first served: requests take turns batch by batch.
+    turn: Arc<Semaphore>,
+    /// Set once, when the engine's thread or the device is gone. The library would start a new thread on the same
+    /// pipeline; here the owner decides, so its sender is taken once and used to the end.
+    dead: Arc<AtomicBool>,
+    held: Mutex<Option<Held>>,
+}
+
+impl RunningEngine {
+    pub(super) fn new(loaded: LoadedModel) -> Self {
+        Self {
+            requests: loaded.requests,
+            turn: Arc::new(Semaphore::new(1)),
+            dead: Arc::default(),
+            held: Mutex::new(Some(Held { engine: loaded.engine, pipeline: loaded.pipeline })),
+        }
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    /// Runs the batches of one request one after another and puts the answers in the request's order.
+    pub(super) async fn run_batches<T, F>(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        plan: Vec<Vec<usize>>,
+        cancel: &CancellationToken,
+        run: impl Fn(Sender<Request>, Vec<Vec<u32>>) -> F,
+    ) -> Result<Vec<T>, EngineError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<Vec<T>, Fault>> + Send + 'static,
+    {
+        let mut inputs: Vec<Option<Vec<u32>>> = inputs.into_iter().map(Some).collect();
+        let mut answers: Vec<Option<T>> = inputs.iter().map(|_| None).collect();
+        for batch in plan {
+            let prompts = batch.iter().filter_map(|index| inputs.get_mut(*index)?.take()).collect();
+            let turn = self.turn(cancel).await?;
+            let results = self.run_one(turn, run(self.requests.clone(), prompts), cancel).await;
+            let results = results.map_err(|error| match error {
+                EngineError::NotFinite { index } => {
+                    EngineError::NotFinite { index: batch.get(index).copied().unwrap_or(index) }
+                }
+                other => other,
+            })?;
+            for (index, result) in batch.into_iter().zip(results) {
+                if let Some(answer) = answers.get_mut(index) {
+                    *answer = Some(result);
+                }
+            }
+        }
+        answers.into_iter().collect::<Option<_>>().ok_or_else(|| EngineError::Failed {
+            message: "the engine answered fewer inputs than it was given".to_owned(),
+        })
+    }
+
+    async fn turn(&self, cancel: &CancellationToken) -> Result<OwnedSemaphorePermit, EngineError> {
+        let turn = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(EngineError::Cancelled),
+            turn = self.turn.clone().acquire_owned() => turn,
+        };
+        let turn = turn.map_err(|_| EngineError::Failed { message: "the model is unloaded".to_owned() })?;
+        if self.is_dead() {
+            return Err(Fault::engine_gone().into_error());
+        }
+        Ok(turn)
+    }
+
+    /// Runs a batch in a task of its own, which keeps the turn and receives the answers also when nobody waits for them
+    /// any more: the library panics on an answer that it cannot deliver.
+    async fn run_one<T: Send + 'static>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        batch: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        cancel: &CancellationToken,
+    ) -> Result<T, EngineError> {
+        let dead = self.dead.clone();
+        let task = tokio::spawn(async move {
+            let result = batch.await;
+            if let Err(Fault::Fatal(message)) = &result {
+                dead.store(true, Ordering::Release);
+                tracing::error!(message, "The engine is gone");
+            }
+            drop(turn);
+            result
+        });
+        let joined = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(EngineError::Cancelled),
+            joined = task => joined,
+        };
+        match joined {
+            Ok(result) => result.map_err(Fault::into_error),
+            Err(error) => Err(EngineError::Failed { message: error.to_string() }),
+        }
+    }
+
+    /// Ends the engine's thread and frees the model. A second call does nothing.
+    pub(super) async fn unload(&self) -> Result<(), EngineError> {
+        let Some(Held { engine, pipeline }) = self.held.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        // The last batch may belong to a client who left. Should it hang, the end is asked for all the same.
+        let last_batch = timeout(UNLOAD_WAIT, self.turn.acquire()).await;
+        self.turn.close();
+        drop(last_batch);
+        let _ = self.requests.try_send(Request::Terminate);
+        drop(engine);
+        let deadline = Instant::now() + UNLOAD_WAIT;
+        while Arc::strong_count(&pipeline) > 1 {
+            if Instant::now() >= deadline {
+                return Err(EngineError::Failed {
+                    message: format!("the engine did not end within {} s and holds its memory", UNLOAD_WAIT.as_secs()),
+                });
+            }
+            sleep(POLL).await;
+        }
+        let freed = tokio::task::spawn_blocking(move || {
+            drop(pipeline);
+            memory::give_back();
+        });
+        freed.await.map_err(|error| EngineError::Failed { message: error.to_string() })
+    }
+}
+
+impl fmt::Debug for RunningEngine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RunningEngine").field("dead", &self.is_dead()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// An engine of which only the turns are real.
+    fn running() -> RunningEngine {
+        let (requests, _) = mpsc::channel(1);
+        RunningEngine { requests, turn: Arc::new(Semaphore::new(1)), dead: Arc::default(), held: Mutex::new(None) }
+    }
+
+    fn inputs(count: u32) -> Vec<Vec<u32>> {
+        (0..count).map(|at| vec![at]).collect()
+    }
+
+    /// Answers each input with its first token.
+    async fn first_tokens(inputs: Vec<Vec<u32>>) -> Result<Vec<u32>, Fault> {
+        Ok(inputs.into_iter().filter_map(|input| input.first().copied()).collect())
+    }
+
+    #[tokio::test]
+    async fn answers_are_put_in_the_order_of_the_request() {
+        let plan = vec![vec![3, 0], vec![2], vec![1]];
+        let cancel = CancellationToken::new();
+        let answers = running().run_batches(inputs(4), plan, &cancel, |_, batch| first_tokens(batch)).await.unwrap();
+        assert_eq!(answers, [0, 1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_value_that_is_no_number_names_its_place_in_the_request() {
+        let plan = vec![vec![1], vec![3, 2, 0]];
+        let run = |_, batch: Vec<Vec<u32>>| async move {
+            if batch.len() == 1 { first_tokens(batch).await } else { Err(Fault::NotFinite(1)) }
+        };
+        let error = running().run_batches(inputs(4), plan, &CancellationToken::new(), run).await.unwrap_err();
+        assert!(matches!(error, EngineError::NotFinite { index: 2 }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_short_of_the_request_is_an_error() {
+        let run = |_, _| async { Ok(vec![7_u32]) };
+        let error =
+            running().run_batches(inputs(2), vec![vec![0, 1]], &CancellationToken::new(), run).await.unwrap_err();
+        assert!(error.to_string().contains("fewer inputs"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_engine_says_so_and_fails_every_further_request_at_once() {
+        let engine = running();
+        let cancel = CancellationToken::new();
+        let dying = |_, _| async { Err::<Vec<u32>, _>(Fault::engine_gone()) };
+        assert!(engine.run_batches(inputs(1), vec![vec![0]], &cancel, dying).await.is_err());
+        assert!(engine.is_dead());
+        let never = |_, _| async { std::future::pending::<Result<Vec<u32>, Fault>>().await };
+        let error = engine.run_batches(inputs(1), vec![vec![0]], &cancel, never).await.unwrap_err();
+        assert!(error.to_string().contains("the engine's thread has ended"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_failed_batch_leaves_the_engine_alive() {
+        let engine = running();
+        let cancel = CancellationToken::new();
+        let failing = |_, _| async { Err::<Vec<u32>, _>(Fault::OutOfMemory("full".to_owned())) };
+        let error = engine.run_batches(inputs(1), vec![vec![0]], &cancel, failing).await.unwrap_err();
+        assert!(matches!(error, EngineError::OutOfMemory { .. }) && !engine.is_dead());
+        assert!(engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gone_client_costs_the_batch_under_way_and_no_other() {
+        let engine = running();
+        let (started, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let run = |_, batch| {
+            let (started, finished) = (started.clone(), finished.clone());
+            async move {
+                started.fetch_add(1, Ordering::SeqCst);
+                sleep(Duration::from_secs(10)).await;
+                finished.fetch_add(1, Ordering::SeqCst);
+                first_tokens(batch).await
+            }
+        };
+        let plan: Vec<Vec<usize>> = (0..5).map(|at| vec![at]).collect();
+        let cancel = CancellationToken::new();
+        let left = timeout(Duration::from_secs(12), engine.run_batches(inputs(5), plan, &cancel, run)).await;
+        assert!(left.is_err());
+        let next = engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)).await;
+        assert_eq!(next.unwrap(), [0]);
+        assert_eq!((started.load(Ordering::SeqCst), finished.load(Ordering::SeqCst)), (2, 2), "drained, not dropped");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancelling_returns_at_once_also_while_another_has_the_turn() {
+        let engine = running();
+        let held = engine.turn.clone().acquire_owned().await.unwrap();
+        let cancel = CancellationToken::new();
+        let (result, ()) = tokio::join!(
+            engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)),
+            async {
+                sleep(Duration::from_secs(1)).await;
+                cancel.cancel();
+            }
+        );
+        assert!(matches!(result, Err(EngineError::Cancelled)));
+        drop(held);
+    }
+}
