@@ -46,8 +46,9 @@ fn spec() -> CollectionSpec {
 }
 
 struct Bench {
-    folder: TempDir,
+    // Before the folder, so that it is closed before its files are deleted.
     store: EmbeddedStore,
+    folder: TempDir,
 }
 
 impl Bench {

@@ -6,7 +6,7 @@ use rerank_crds::server_config::Collection;
 use serde_json::{Map, Value};
 
 use super::identity::{ID_KEY, PointKey, text_to_keep};
-use super::{Candidate, Document, DocumentId, StoreError};
+use super::{Candidate, Document, StoreError};
 
 /// Levels of objects and lists in a payload, at most. Protocol Buffers stop decoding at 100 nested messages and each
 /// level of JSON is up to three of them.
@@ -200,6 +200,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::DocumentId;
 
     fn payload(value: Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()

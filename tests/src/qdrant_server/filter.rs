@@ -39,8 +39,8 @@ fn conditions_json(conditions: Vec<wire::Condition>) -> Result<Value, Status> {
 fn condition_json(condition: wire::Condition) -> Result<Value, Status> {
     Ok(match condition.condition_one_of.ok_or_else(|| bad("Malformed Condition type"))? {
         ConditionOneOf::Field(field) => field_json(field)?,
-        ConditionOneOf::IsEmpty(empty) => json!({"is_empty": {"key": empty.key}}),
-        ConditionOneOf::IsNull(null) => json!({"is_null": {"key": null.key}}),
+        ConditionOneOf::IsEmpty(condition) => json!({"is_empty": {"key": condition.key}}),
+        ConditionOneOf::IsNull(condition) => json!({"is_null": {"key": condition.key}}),
         ConditionOneOf::HasId(ids) => {
             let ids: Result<Value, Status> = ids
                 .has_id

@@ -81,6 +81,15 @@ impl fmt::Debug for Collection {
     }
 }
 
+impl Drop for Collection {
+    /// A store that is dropped without being closed; where the disk is gone by then, that must not be a panic.
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(collection = %self.name, %error, "Failed to close the collection");
+        }
+    }
+}
+
 impl Collection {
     /// Opens a collection that was made before. What was acknowledged is in the segments, also after a crash.
     pub(super) fn open(name: &str, folder: &Path, settings: &CollectionSettings) -> Result<Self, StoreError> {
@@ -492,6 +501,17 @@ mod tests {
         assert!(matches!(missing, Err(StoreError::CollectionMissing { .. })));
         let collection = Collection::create("docs", folder.path(), &settings(), &spec()).unwrap();
         assert_eq!(collection.describe().unwrap().documents, 0);
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_an_error_and_no_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let collection = Collection::create("docs", folder.path(), &settings(), &spec()).unwrap();
+        collection.upsert(points(0..3)).unwrap();
+        fs::remove_dir_all(folder.path()).unwrap();
+        let message = collection.upsert(points(3..6)).unwrap_err().to_string();
+        assert!(message.contains("to disk"), "{message}");
+        drop(collection);
     }
 
     #[test]

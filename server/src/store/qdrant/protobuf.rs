@@ -116,6 +116,10 @@ fn condition(condition: &edge::Condition) -> Result<wire::Condition, StoreError>
         edge::Condition::HasVector(vector) => {
             ConditionOneOf::HasVector(wire::HasVectorCondition { has_vector: vector.has_vector.clone() })
         }
+        edge::Condition::Nested(nested) => ConditionOneOf::Nested(wire::NestedCondition {
+            key: nested.nested.key.to_string(),
+            filter: Some(filter(&nested.nested.filter)?),
+        }),
         edge::Condition::Filter(inner) => ConditionOneOf::Filter(filter(inner)?),
         edge::Condition::CustomIdChecker(_) => {
             return Err(StoreError::InvalidFilter { message: "a condition has no form in JSON".to_owned() });
