@@ -1,12 +1,36 @@
 //! The model pool: one slot for each (role, model, quantization); one load however many wait; idle models are
 //! unloaded, never under a request.
+//!
+//! This file owns the pool's words and its face. `slot` holds the states and what follows from them (pure), `memory`
+//! decides what fits and what would help (pure), `source` says what is to be loaded, `load` does it, `unload` gives
+//! the memory back, `warmup` makes the largest batch.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rerank_crds::catalog::Quantization;
+use rerank_crds::server_config::Lifecycle;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::engine::{Engine, ModelRole};
+use crate::engine::{Engine, EngineLoader, ModelRole};
+use crate::metrics::Metrics;
 use crate::prompt::{EmbedPrompt, RerankPrompt};
+
+mod load;
+mod memory;
+mod slot;
+mod source;
+mod unload;
+mod warmup;
+
+#[cfg(test)]
+mod tests;
+
+pub use source::{ModelPlan, ModelSource, SourceError};
+
+use slot::{Slot, Step};
 
 /// What a slot holds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +73,12 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// Why the last load failed.
     pub failure: Option<String>,
-    /// What the load is predicted to take, in bytes.
+    /// What the load is predicted to take, in bytes; 0 before its folder was first read.
     pub predicted_memory_bytes: u64,
+    /// What came back when it was last unloaded, in bytes.
+    pub freed_memory_bytes: Option<u64>,
+    /// What the largest batch took after the last load.
+    pub warm_up: Option<WarmUp>,
 }
 
 /// A model that answers.
@@ -134,15 +162,87 @@ pub enum PoolError {
     ShuttingDown,
 }
 
+/// The fixes as half a sentence, for the end of a message.
 fn describe_fixes(fixes: &[MemoryFix]) -> String {
-    let _ = fixes;
-    String::new()
+    if fixes.is_empty() {
+        return "no smaller model, precision or batch would fit either".to_owned();
+    }
+    let words: Vec<&str> = fixes.iter().map(|fix| fix.describe()).collect();
+    format!("what would help: {}", words.join("; "))
 }
 
-/// A loaded model that stays loaded while this lives.
-#[derive(Debug)]
+impl MemoryFix {
+    /// What to do, with the name of the setting.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::SmallerModel => "a smaller model (reranker.model)",
+            Self::Int8 => "int8 weights (quantization: int8)",
+            Self::SmallerBatch => "a smaller batch (reranker.tokenBudget, reranker.batchSize)",
+            Self::ShorterUnloadTimeout => {
+                "a shorter lifecycle.unloadTimeoutSeconds, so that other models leave sooner"
+            }
+        }
+    }
+}
+
+impl PoolError {
+    /// Seconds after which asking again makes sense, at least 1.
+    pub fn retry_after_seconds(&self) -> u64 {
+        match self {
+            Self::LoadFailed { retry_after_seconds, .. } => (*retry_after_seconds).max(1),
+            Self::InsufficientMemory { .. } => 10,
+            Self::Loading { .. } | Self::ShuttingDown => 2,
+        }
+    }
+}
+
+/// How the pool treats its models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// Idle time after which a model is unloaded, counted from the end of its last lease. `None`: never.
+    pub unload_timeout: Option<Duration>,
+    /// Whether the largest batch is run after each load.
+    pub warm: bool,
+}
+
+impl PoolOptions {
+    /// As `lifecycle` says; an unload timeout of 0 means never.
+    pub fn from_config(lifecycle: &Lifecycle) -> Self {
+        let seconds = u64::try_from(lifecycle.unload_timeout_seconds).unwrap_or(0);
+        Self { unload_timeout: (seconds > 0).then(|| Duration::from_secs(seconds)), warm: lifecycle.warm }
+    }
+}
+
+/// What became of a request to unload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnloadOutcome {
+    /// The model is gone and so many bytes came back, as the device counts them.
+    Unloaded {
+        /// Free memory after, less free memory before.
+        freed_bytes: u64,
+    },
+    /// Requests use it or wait for it.
+    InUse,
+    /// Nothing was loaded.
+    NotLoaded,
+}
+
+/// What the largest batch took.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct WarmUp {
+    /// Pairs, or texts of an embedder.
+    pub pairs: usize,
+    /// Their tokens.
+    pub tokens: usize,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// A loaded model that stays loaded while this, or a clone of it, lives.
+#[derive(Clone, Debug)]
 pub struct ModelLease {
     model: Arc<LoadedModel>,
+    _held: Arc<Use>,
 }
 
 impl std::ops::Deref for ModelLease {
@@ -154,20 +254,213 @@ impl std::ops::Deref for ModelLease {
 
 /// All slots.
 #[derive(Debug)]
-pub struct ModelPool {}
+pub struct ModelPool {
+    shared: Arc<Shared>,
+}
 
 impl ModelPool {
-    /// Leases a model, loading it where needed. Work counts from this call on.
+    /// An empty pool: every model that `source` names is in Standby.
+    pub fn new(
+        options: PoolOptions,
+        source: Arc<dyn ModelSource>,
+        loader: Arc<dyn EngineLoader>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let slots = source.keys().into_iter().map(|key| (key, Slot::new(now))).collect();
+        let shared = Shared {
+            options,
+            source,
+            loader,
+            metrics,
+            state: Mutex::new(State { slots, closed: false }),
+            settled: watch::Sender::new(()),
+            preflight: tokio::sync::Mutex::new(()),
+        };
+        Arc::new(Self { shared: Arc::new(shared) })
+    }
+
+    /// Leases a model, loading it where needed. Work counts from this call on: the model is not unloaded while the
+    /// caller waits or holds the lease.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the caller's place alone; the load goes on.
     pub async fn lease(&self, key: &ModelKey, waiting: Waiting) -> Result<ModelLease, PoolError> {
-        let _ = (key, waiting);
-        Err(PoolError::ShuttingDown)
+        let held = Arc::new(Use::begin(&self.shared, key));
+        let mut joined = None;
+        loop {
+            let mut changed = {
+                let mut state = self.shared.lock();
+                if state.closed {
+                    return Err(PoolError::ShuttingDown);
+                }
+                let slot = state.slot(key);
+                let changed = slot.changed.subscribe();
+                match slot.next_step(key, waiting, joined, Instant::now()) {
+                    Step::Lease(model) => return Ok(ModelLease { model, _held: held }),
+                    Step::Refuse(error) => return Err(error),
+                    Step::Wait => {}
+                    Step::Join(attempt) => {
+                        joined.get_or_insert(attempt);
+                    }
+                    Step::Discard => {
+                        if let Some(model) = slot.discard() {
+                            unload::discard(&self.shared, key, model);
+                        }
+                    }
+                    Step::Begin => {
+                        joined = Some(slot.begin_load());
+                        load::spawn(&self.shared, key.clone());
+                    }
+                }
+                changed
+            };
+            // The sender lives in the slot, and slots are never removed.
+            let _ = changed.changed().await;
+        }
     }
 
-    /// Every slot's state, by key.
+    /// Loads models one after the other, and ends with the first that cannot be loaded.
+    pub async fn preload(&self, keys: &[ModelKey]) -> Result<(), PoolError> {
+        for key in keys {
+            self.lease(key, Waiting::Wait).await?;
+        }
+        Ok(())
+    }
+
+    /// Unloads a model now, unless a request uses it or waits for it.
+    pub async fn unload(&self, key: &ModelKey) -> UnloadOutcome {
+        let taken = {
+            let mut state = self.shared.lock();
+            let slot = state.slot(key);
+            if slot.uses > 0 {
+                return UnloadOutcome::InUse;
+            }
+            slot.take_for_unload()
+        };
+        match taken {
+            Some(model) => {
+                UnloadOutcome::Unloaded { freed_bytes: unload::finish_detached(&self.shared, key, model).await }
+            }
+            None => UnloadOutcome::NotLoaded,
+        }
+    }
+
+    /// Every slot's state, by key: what is configured, whether loaded or not.
     pub fn statuses(&self) -> Vec<ModelStatus> {
-        Vec::new()
+        self.shared.lock().slots.iter().map(|(key, slot)| slot.status(key)).collect()
     }
 
-    /// Refuses further leases, waits for those that live, unloads everything.
-    pub async fn shutdown(&self) {}
+    /// The state of one slot; Standby where nothing was ever asked of it.
+    pub fn state(&self, key: &ModelKey) -> ModelState {
+        self.shared.lock().slots.get(key).map_or(ModelState::Standby, Slot::state)
+    }
+
+    /// Refuses further leases, waits for those that live and for loads under way, unloads everything. The caller
+    /// bounds the wait by dropping the future.
+    pub async fn shutdown(&self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            for slot in state.slots.values() {
+                slot.changed.send_replace(());
+            }
+        }
+        loop {
+            let mut settled = self.shared.settled.subscribe();
+            let (taken, pending) = {
+                let mut state = self.shared.lock();
+                let mut taken = Vec::new();
+                let mut pending = false;
+                for (key, slot) in &mut state.slots {
+                    if slot.uses > 0 || slot.is_busy() {
+                        pending = true;
+                    } else if let Some(model) = slot.take_for_unload() {
+                        taken.push((key.clone(), model));
+                    }
+                }
+                (taken, pending)
+            };
+            for (key, model) in taken {
+                unload::finish_detached(&self.shared, &key, model).await;
+            }
+            if !pending {
+                return;
+            }
+            let _ = settled.changed().await;
+        }
+    }
+}
+
+/// What the pool's face and its tasks share.
+#[derive(Debug)]
+struct Shared {
+    options: PoolOptions,
+    source: Arc<dyn ModelSource>,
+    loader: Arc<dyn EngineLoader>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Fires when a load or an unload ended, and when a slot became idle.
+    settled: watch::Sender<()>,
+    /// One memory decision at a time.
+    preflight: tokio::sync::Mutex<()>,
+}
+
+impl Shared {
+    /// No code of others runs under this lock, so a poisoned one still holds whole states.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the metrics what the device holds and what the loaded models are predicted to take.
+    fn report_memory(&self) {
+        let predicted = self.lock().slots.values().map(Slot::held_bytes).sum();
+        if let Ok(memory) = self.loader.memory() {
+            self.metrics.set_device_memory(memory.free_bytes, memory.total_bytes, predicted);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    slots: BTreeMap<ModelKey, Slot>,
+    closed: bool,
+}
+
+impl State {
+    fn slot(&mut self, key: &ModelKey) -> &mut Slot {
+        self.slots.entry(key.clone()).or_insert_with(|| Slot::new(Instant::now()))
+    }
+}
+
+/// One caller's claim on a slot, from its arrival to the end of its lease.
+#[derive(Debug)]
+struct Use {
+    shared: Arc<Shared>,
+    key: ModelKey,
+}
+
+impl Use {
+    fn begin(shared: &Arc<Shared>, key: &ModelKey) -> Self {
+        shared.lock().slot(key).uses += 1;
+        Self { shared: Arc::clone(shared), key: key.clone() }
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let idle = {
+            let mut state = self.shared.lock();
+            let slot = state.slot(&self.key);
+            slot.uses -= 1;
+            slot.idle_since = Instant::now();
+            if slot.uses == 0 {
+                slot.changed.send_replace(());
+            }
+            slot.uses == 0
+        };
+        if idle {
+            self.shared.settled.send_replace(());
+        }
+    }
 }

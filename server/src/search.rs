@@ -1,6 +1,9 @@
 //! The use case: two-stage search, and reranking alone. Knows no HTTP and no model library.
+//!
+//! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
+//! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
+//! stages), `rerank_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (whose turn it is).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rerank_crds::catalog::{InstructionTemplate, Quantization};
@@ -9,6 +12,26 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{DocumentId, StoreError};
+
+mod admission;
+pub mod candidates;
+mod deadlines;
+mod embed_stage;
+mod fallback;
+mod ranking;
+mod rerank_only;
+mod rerank_stage;
+mod searcher;
+mod served;
+mod store_stage;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use searcher::{Searcher, SearcherOptions, SharedSearcher};
+pub use served::ServedModels;
+pub use validate::{MAXIMUM_INSTRUCTION_CHARACTERS, MAXIMUM_K, MAXIMUM_QUERIES};
 
 /// What 'relevant' means for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,9 +192,9 @@ pub struct SearchResponse {
     pub embedding_time_ms: f64,
     /// Candidates from the store.
     pub search_time_ms: f64,
-    /// Stage 2; null where it did not run.
+    /// Stage 2, a failed one too; null where it was not begun.
     pub reranking_time_ms: Option<f64>,
-    /// Whether the order is the reranker's.
+    /// Whether the order is the reranker's. False also where stage 1 found nothing to rerank.
     pub reranking_used: bool,
     /// Which reranker; null where none was used.
     pub reranker: Option<RerankerName>,
@@ -292,52 +315,3 @@ pub enum SearchError {
         message: String,
     },
 }
-
-/// The use case.
-#[derive(Debug)]
-pub struct Searcher {}
-
-impl Searcher {
-    /// One search.
-    pub async fn search(
-        &self,
-        request: SearchRequest,
-        context: &RequestContext,
-    ) -> Result<SearchResponse, SearchError> {
-        let _ = (request, context);
-        Err(SearchError::NotConfigured)
-    }
-
-    /// Several searches; one result or error for each query, in order.
-    pub async fn search_batch(
-        &self,
-        request: BatchSearchRequest,
-        context: &RequestContext,
-    ) -> Result<Vec<Result<SearchResponse, SearchError>>, SearchError> {
-        let _ = (request, context);
-        Err(SearchError::NotConfigured)
-    }
-
-    /// Scores documents that come with the request.
-    pub async fn rerank(
-        &self,
-        request: RerankRequest,
-        context: &RequestContext,
-    ) -> Result<RerankResponse, SearchError> {
-        let _ = (request, context);
-        Err(SearchError::NotConfigured)
-    }
-
-    /// Embeds documents (no instruction), in order, for indexing.
-    pub async fn embed_documents(
-        &self,
-        texts: &[String],
-        context: &RequestContext,
-    ) -> Result<Vec<Vec<f32>>, SearchError> {
-        let _ = (texts, context);
-        Err(SearchError::NotConfigured)
-    }
-}
-
-/// Kept so that the trait objects' owner is named once.
-pub type SharedSearcher = Arc<Searcher>;

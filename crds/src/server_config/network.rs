@@ -1,0 +1,199 @@
+//! Which addresses the server may connect to: no link-local and no metadata service. Pure; the server asks again with
+//! the addresses that a name resolves to.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use url::{Host, Url};
+
+/// The most characters that a URL may have.
+const MAXIMUM_URL_CHARACTERS: usize = 2_048;
+
+/// Names under which clouds offer their metadata services.
+const METADATA_HOSTS: [&str; 7] = [
+    "metadata",
+    "metadata.google.internal",
+    "metadata.goog",
+    "metadata.azure.internal",
+    "metadata.tencentyun.com",
+    "instance-data",
+    "instance-data.ec2.internal",
+];
+
+/// Metadata services outside the link-local ranges: Alibaba, Oracle, and Amazon over IPv6.
+const METADATA_ADDRESSES: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+];
+
+/// What is allowed as the URL of a vector store.
+pub(super) const ALLOWED_URL: &str =
+    "`http://` or `https://`, a host and a port, without user, path, query or fragment, such as http://qdrant:6334";
+
+/// Why a URL or an address is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedAddress {
+    /// Not of the allowed form.
+    #[error("{problem}")]
+    Form {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A link-local address.
+    #[error("{address} is a link-local address, where clouds offer their metadata services")]
+    LinkLocal {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A metadata service.
+    #[error("{host} is the metadata service of a cloud")]
+    Metadata {
+        /// Name or address.
+        host: String,
+    },
+}
+
+/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also mapped into IPv6) and known metadata services. Ask it for
+/// every address that a name resolves to.
+pub fn check_address(address: IpAddr) -> Result<(), RefusedAddress> {
+    let address = address.to_canonical();
+    let embedded = match address {
+        IpAddr::V6(address) => address.to_ipv4(),
+        IpAddr::V4(_) => None,
+    };
+    let is_link_local = match (address, embedded) {
+        (IpAddr::V4(address), _) | (_, Some(address)) => address.is_link_local(),
+        (IpAddr::V6(address), None) => address.is_unicast_link_local(),
+    };
+    if is_link_local {
+        Err(RefusedAddress::LinkLocal { address })
+    } else if METADATA_ADDRESSES.contains(&address) {
+        Err(RefusedAddress::Metadata { host: address.to_string() })
+    } else {
+        Ok(())
+    }
+}
+
+/// Checks the URL of a vector store: form, and that its host is not refused by name or address.
+pub fn check_store_url(text: &str) -> Result<(), RefusedAddress> {
+    let form = |problem| Err(RefusedAddress::Form { problem });
+    if text.is_empty() {
+        return form("is empty");
+    }
+    if text.chars().count() > MAXIMUM_URL_CHARACTERS {
+        return form("is too long");
+    }
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
+        return form("does not begin with `http://` or `https://`");
+    };
+    // The URL standard forgives these; other parsers on the way do not, or read them differently.
+    if text.chars().any(|character| character.is_whitespace() || character.is_control() || character == '\\') {
+        return form("contains white space, a control character or a backslash");
+    }
+    if rest.is_empty() || rest.starts_with(['/', ':', '?', '#']) {
+        return form("has no host");
+    }
+    let Ok(url) = Url::parse(text) else {
+        return form("is no URL");
+    };
+    if rest.contains('@') || !url.username().is_empty() || url.password().is_some() {
+        return form("contains a user or a password; name a file with the key in apiKeyFile instead");
+    }
+    if url.path() != "/" {
+        return form("has a path");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return form("has a query or a fragment");
+    }
+    if url.port() == Some(0) {
+        return form("has port 0");
+    }
+    match url.host() {
+        None => form("has no host"),
+        Some(Host::Ipv4(address)) => check_address(address.into()),
+        Some(Host::Ipv6(address)) => check_address(address.into()),
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            if METADATA_HOSTS.contains(&name.as_str()) { Err(RefusedAddress::Metadata { host: name }) } else { Ok(()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_with_and_without_a_port_are_allowed() {
+        for url in [
+            "http://qdrant:6334",
+            "https://qdrant.example.org",
+            "http://127.0.0.1:6334",
+            "http://[::1]:6334/",
+            "http://10.0.0.7:6334",
+            "http://qdrant.search.svc.cluster.local:6334",
+        ] {
+            assert_eq!(check_store_url(url), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        for (url, problem) in [
+            ("", "is empty"),
+            ("qdrant:6334", "does not begin"),
+            ("grpc://qdrant:6334", "does not begin"),
+            ("http:qdrant", "does not begin"),
+            ("http://", "has no host"),
+            ("http:///qdrant", "has no host"),
+            ("http://:6334", "has no host"),
+            ("http://user:secret@qdrant:6334", "user or a password"),
+            ("http://@qdrant", "user or a password"),
+            ("http://qdrant:6334/collections", "has a path"),
+            ("http://qdrant:6334?x=1", "has a query"),
+            ("http://qdrant:6334/#x", "has a query or a fragment"),
+            ("http://qdrant:0", "has port 0"),
+            ("http://qdrant:99999", "is no URL"),
+            ("http://qdr ant", "white space"),
+            ("http://qdrant\n", "white space"),
+            ("http://qdrant\\x", "backslash"),
+            ("http://[::1", "is no URL"),
+        ] {
+            let error = check_store_url(url).unwrap_err().to_string();
+            assert!(error.contains(problem), "{url}: {error}");
+        }
+        assert!(check_store_url(&format!("http://{}", "a".repeat(3_000))).is_err());
+    }
+
+    #[test]
+    fn link_local_and_metadata_hosts_are_refused_in_every_spelling() {
+        for url in [
+            "http://169.254.169.254",
+            "http://169.254.0.1:6334",
+            "http://2852039166",
+            "http://0xA9FEA9FE:6334",
+            "http://0251.0376.0251.0376",
+            "http://[fe80::1]:6334",
+            "http://[febf::1]",
+            "http://[::ffff:169.254.169.254]",
+            "http://[::169.254.169.254]",
+            "http://[fd00:ec2::254]",
+            "http://100.100.100.200",
+            "http://metadata.google.internal",
+            "http://Metadata.Google.Internal.:80",
+            "http://instance-data",
+        ] {
+            assert!(
+                matches!(check_store_url(url), Err(RefusedAddress::LinkLocal { .. } | RefusedAddress::Metadata { .. })),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_addresses_may_be_connected_to() {
+        for address in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "8.8.8.8", "::1", "fec0::1", "fd00::1", "169.253.0.1"] {
+            assert_eq!(check_address(address.parse().unwrap()), Ok(()), "{address}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The parts of the configuration that concern the service itself: listeners, lifecycle, deadlines, weights, access,
+//! bounds, logs. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Addresses of the two listeners.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Listen {
+    /// The API. Default `0.0.0.0:8000`.
+    pub api_address: SocketAddr,
+    /// Probes, metrics and read-only model states. Default `0.0.0.0:9090`.
+    pub control_address: SocketAddr,
+}
+
+/// When models are loaded, warmed and unloaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Lifecycle {
+    /// Default `OnDemand`.
+    pub loading: Loading,
+    /// What a search does while the reranker loads. Default `Wait`.
+    pub while_loading: WhileLoading,
+    /// Run the largest batch after each load. Default true.
+    pub warm: bool,
+    /// Idle time after which models are unloaded; 0 = never. Default 300.
+    pub unload_timeout_seconds: i32,
+}
+
+/// When models are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Loading {
+    /// At the first request that needs them; the pod is ready before.
+    #[default]
+    OnDemand,
+    /// At start; the pod is ready after.
+    Preload,
+}
+
+/// What a search does while the reranker loads. The embedder is always waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhileLoading {
+    /// Wait, up to the request's deadline.
+    #[default]
+    Wait,
+    /// Answer in vector order at once.
+    Fallback,
+}
+
+/// Deadlines, in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Whole request. Default 30.
+    pub request_seconds: i32,
+    /// Stage 1. Default 5.
+    pub vector_search_seconds: i32,
+    /// Stage 2; past it the answer is the vector order. Default 20.
+    pub rerank_seconds: i32,
+}
+
+/// Where weights come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Weights {
+    /// Folder that holds each model under its id (`<directory>/Qwen/Qwen3-Reranker-0.6B`) or a hub cache
+    /// (`models--Qwen--Qwen3-Reranker-0.6B/snapshots/...`). Default `/models`.
+    pub directory: PathBuf,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Access {
+    /// File or folder of API keys: a folder holds one file for each client (a mounted Secret), a file one
+    /// `client: key` for each line. Default: no key is asked for.
+    pub api_keys_file: Option<PathBuf>,
+    /// Who may load and unload models through the API. Default `Authenticated`.
+    pub model_control: ModelControl,
+}
+
+/// Who may load and unload models through the API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelControl {
+    /// Callers with an API key.
+    #[default]
+    Authenticated,
+    /// Everyone.
+    Open,
+    /// Nobody.
+    Off,
+}
+
+/// Model names and bounds of the API.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Api {
+    /// Names that clients send for a served model: alias -> model id.
+    pub model_aliases: BTreeMap<String, String>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds of one request and of the queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Documents of one rerank request. Default 1000.
+    pub documents: i32,
+    /// Bytes of one request body. Default 2 MiB.
+    pub body_bytes: i64,
+    /// Pairs waiting or being scored. Default 10000.
+    pub queue_pairs: i32,
+}
+
+/// Log filter and format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Logging {
+    /// `RUST_LOG` syntax. Default `info`.
+    pub filter: String,
+    /// Default `Json`.
+    pub format: LogFormat,
+}
+
+/// Log format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { api_address: ([0, 0, 0, 0], 8000).into(), control_address: ([0, 0, 0, 0], 9090).into() }
+    }
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { loading: Loading::OnDemand, while_loading: WhileLoading::Wait, warm: true, unload_timeout_seconds: 300 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { request_seconds: 30, vector_search_seconds: 5, rerank_seconds: 20 }
+    }
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("/models") }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { documents: 1_000, body_bytes: 2 * 1024 * 1024, queue_pairs: 10_000 }
+    }
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::Json }
+    }
+}

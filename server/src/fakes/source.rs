@@ -1,0 +1,93 @@
+//! A model source without folders.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rerank_crds::catalog::{Prompt, Quantization, Scoring};
+
+use super::engine::EngineControls;
+use super::tokenizer::text_encoder;
+use crate::engine::{LoadSpec, ModelRole};
+use crate::pool::{MemoryFix, ModelInput, ModelKey, ModelPlan, ModelSource, SourceError};
+use crate::prompt::{EmbedPrompt, PromptError, RerankPrompt};
+
+/// Length of the fake embedder's vectors.
+pub(super) const DIMENSION: usize = 8;
+/// Tokens of one prompt.
+const MAXIMUM_LENGTH: usize = 2048;
+
+/// Names a slot.
+pub fn model_key(role: ModelRole, model: &str, quantization: Quantization) -> ModelKey {
+    ModelKey { role, model: model.to_owned(), quantization }
+}
+
+/// Plans any model that it was told of; memory comes from the engine's controls.
+#[derive(Debug)]
+pub struct FakeSource {
+    keys: BTreeSet<ModelKey>,
+    controls: Arc<EngineControls>,
+    alternatives: Mutex<Vec<(MemoryFix, u64)>>,
+    broken_tokenizers: Mutex<BTreeSet<String>>,
+}
+
+impl FakeSource {
+    /// A source of these models.
+    pub fn new(keys: impl IntoIterator<Item = ModelKey>, controls: Arc<EngineControls>) -> Arc<Self> {
+        Arc::new(Self {
+            keys: keys.into_iter().collect(),
+            controls,
+            alternatives: Mutex::default(),
+            broken_tokenizers: Mutex::default(),
+        })
+    }
+
+    /// What every model would take under each fix.
+    pub fn set_alternatives(&self, alternatives: Vec<(MemoryFix, u64)>) {
+        *self.alternatives.lock().unwrap_or_else(PoisonError::into_inner) = alternatives;
+    }
+
+    /// This model's tokenizer cannot be used from now on.
+    pub fn break_tokenizer(&self, model: &str) {
+        self.broken_tokenizers.lock().unwrap_or_else(PoisonError::into_inner).insert(model.to_owned());
+    }
+}
+
+impl ModelSource for FakeSource {
+    fn keys(&self) -> Vec<ModelKey> {
+        self.keys.iter().cloned().collect()
+    }
+
+    fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError> {
+        if !self.keys.contains(key) {
+            return Err(SourceError::NotConfigured { model: key.model.clone(), role: "fake" });
+        }
+        Ok(ModelPlan {
+            spec: LoadSpec {
+                model: key.model.clone(),
+                directory: PathBuf::new(),
+                role: key.role,
+                quantization: key.quantization,
+                batch_size: 4,
+                token_budget: 4 * 512,
+                max_length: MAXIMUM_LENGTH,
+            },
+            predicted_bytes: self.controls.model_bytes(&key.model),
+            alternatives: self.alternatives.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        })
+    }
+
+    fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError> {
+        if self.broken_tokenizers.lock().unwrap_or_else(PoisonError::into_inner).contains(&key.model) {
+            return Err(PromptError::Tokenizer { message: "told so".to_owned() }.into());
+        }
+        let encoder = text_encoder()?;
+        let length = plan.spec.max_length;
+        Ok(match key.role {
+            ModelRole::Embedder => ModelInput::Embed(EmbedPrompt::new(encoder, length)?),
+            ModelRole::Reranker => {
+                ModelInput::Rerank(RerankPrompt::new(encoder, &Prompt::default(), &Scoring::default(), length)?)
+            }
+        })
+    }
+}

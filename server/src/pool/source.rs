@@ -1,0 +1,51 @@
+//! What the pool asks about a model before and while it loads it. The trait keeps folders, catalogue and tokenizers
+//! out of the pool's own code; `models` implements it from the configuration.
+
+use std::fmt;
+
+use super::{MemoryFix, ModelInput, ModelKey};
+use crate::engine::LoadSpec;
+use crate::engine::weights::WeightsError;
+use crate::prompt::PromptError;
+
+/// What a load needs to know before weights are touched.
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// What the engine loads.
+    pub spec: LoadSpec,
+    /// Predicted peak in bytes: weights, activations and key/value memory at the token budget, overhead.
+    pub predicted_bytes: u64,
+    /// The same prediction under each fix that this model leaves open.
+    pub alternatives: Vec<(MemoryFix, u64)>,
+}
+
+/// Why a model cannot be planned or its inputs not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The configuration does not name it.
+    #[error("model {model:?} is not configured as {role}")]
+    NotConfigured {
+        /// Model id.
+        model: String,
+        /// `embedder` or `reranker`.
+        role: &'static str,
+    },
+    /// Its folder cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// Its tokenizer cannot be used.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+}
+
+/// Says what is to be loaded. Calls read files and run off the async threads.
+pub trait ModelSource: Send + Sync + fmt::Debug {
+    /// Every configured model: the deployed ones and those that requests may ask for.
+    fn keys(&self) -> Vec<ModelKey>;
+
+    /// Checks a model's folder and predicts its memory. Loads nothing.
+    fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError>;
+
+    /// Makes what turns text into the model's token ids.
+    fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError>;
+}

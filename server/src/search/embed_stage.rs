@@ -1,0 +1,162 @@
+//! Text to vector. Waits for the embedder and its turn.
+
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{RequestContext, SearchError, Searcher};
+use crate::chain;
+use crate::engine::EngineError;
+use crate::pool::{ModelInput, ModelLease, Waiting};
+use crate::prompt::PromptError;
+
+use super::deadlines::Deadlines;
+use super::searcher::bounded;
+
+/// Documents of one turn of the embedder, so that indexing does not hold up searches for long.
+const DOCUMENTS_IN_A_TURN: usize = 32;
+
+impl Searcher {
+    /// Embeds documents (no instruction), in order, for indexing. The request's deadline holds for all of them.
+    pub async fn embed_documents(
+        &self,
+        texts: &[String],
+        context: &RequestContext,
+    ) -> Result<Vec<Vec<f32>>, SearchError> {
+        let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
+        let work = async {
+            let embedder = self.lease_embedder().await?;
+            let mut vectors = Vec::with_capacity(texts.len());
+            for texts in texts.chunks(DOCUMENTS_IN_A_TURN) {
+                let tokens = self.encode(&embedder, texts.to_vec(), |input, text| match input {
+                    ModelInput::Embed(prompt) => Ok(prompt.document(text).0),
+                    ModelInput::Rerank(_) => Err(PromptError::Tokenizer { message: NOT_AN_EMBEDDER.to_owned() }),
+                });
+                let mut encoded = Vec::with_capacity(texts.len());
+                for tokens in tokens.await? {
+                    encoded.push(tokens?);
+                }
+                vectors.extend(self.embed_tokens(&embedder, encoded, &context.cancel).await?);
+            }
+            Ok(vectors)
+        };
+        bounded(context, deadlines.request, work).await
+    }
+
+    /// The embedder, loaded where needed; always waited for, since without it there is no answer.
+    pub(super) async fn lease_embedder(&self) -> Result<ModelLease, SearchError> {
+        let Some(key) = self.served.embedder() else {
+            return Err(SearchError::EmbedderUnavailable {
+                message: "no embedding model is configured (embedding.model)".to_owned(),
+                retry_after_seconds: 300,
+            });
+        };
+        self.pool.lease(key, Waiting::Wait).await.map_err(|error| SearchError::EmbedderUnavailable {
+            message: error.to_string(),
+            retry_after_seconds: error.retry_after_seconds(),
+        })
+    }
+
+    /// Embeds queries in one pass; a query that is too long is its own error.
+    pub(super) async fn embed_queries(
+        &self,
+        embedder: &ModelLease,
+        queries: Vec<String>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Result<Vec<f32>, SearchError>>, SearchError> {
+        let instruction = self.query_instruction();
+        let encoded = self
+            .encode(embedder, queries, move |input, query| match input {
+                ModelInput::Embed(prompt) => prompt.query(&instruction, query),
+                ModelInput::Rerank(_) => Err(PromptError::Tokenizer { message: NOT_AN_EMBEDDER.to_owned() }),
+            })
+            .await?;
+        let tokens: Vec<Vec<u32>> = encoded.iter().filter_map(|tokens| tokens.as_ref().ok().cloned()).collect();
+        let vectors =
+            if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, cancel).await? };
+        let mut vectors = vectors.into_iter();
+        Ok(encoded
+            .into_iter()
+            .map(|tokens| {
+                tokens?;
+                vectors.next().ok_or_else(|| unavailable("a vector is missing"))
+            })
+            .collect())
+    }
+
+    /// The configured query instruction, else the model's own, else the one of the catalogue's models.
+    fn query_instruction(&self) -> String {
+        use rerank_crds::catalog::{QUERY_INSTRUCTION, embedding_model};
+        let embedding = &self.config.embedding;
+        embedding.instruction.clone().unwrap_or_else(|| {
+            let known = embedding.model.as_deref().and_then(embedding_model);
+            known.map_or(QUERY_INSTRUCTION, |known| known.query_instruction).to_owned()
+        })
+    }
+
+    async fn encode(
+        &self,
+        embedder: &ModelLease,
+        texts: Vec<String>,
+        encode: impl Fn(&ModelInput, &str) -> Result<Vec<u32>, PromptError> + Send + 'static,
+    ) -> Result<Vec<Result<Vec<u32>, SearchError>>, SearchError> {
+        let lease = embedder.clone();
+        let work = move || {
+            texts.iter().map(|text| encode(&lease.input, text).map_err(refuse_query)).collect::<Vec<_>>()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| SearchError::Internal {
+            message: format!("the tokenizer failed: {}", chain::describe(&error)),
+        })
+    }
+
+    async fn embed_tokens(
+        &self,
+        embedder: &ModelLease,
+        tokens: Vec<Vec<u32>>,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Vec<f32>>, SearchError> {
+        let expected = tokens.len();
+        let turn = self.admission.turn(&embedder.key).await;
+        let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, cancel)).catch_unwind().await;
+        drop(turn);
+        let vectors = match outcome {
+            Ok(Ok(vectors)) => vectors,
+            Ok(Err(EngineError::Cancelled)) => return Err(SearchError::Cancelled),
+            Ok(Err(error)) => {
+                tracing::error!(model = embedder.key.model, error = chain::describe(&error), "Failed to embed");
+                return Err(unavailable(&error.to_string()));
+            }
+            Err(panic) => {
+                let panic = chain::describe_panic(panic.as_ref());
+                tracing::error!(model = embedder.key.model, panic, "The embedder's engine panicked");
+                return Err(unavailable("the engine panicked"));
+            }
+        };
+        if vectors.len() != expected {
+            return Err(unavailable(&format!("{expected} texts were given, {} vectors came back", vectors.len())));
+        }
+        if vectors.iter().any(|vector| vector.is_empty() || vector.iter().any(|value| !value.is_finite())) {
+            return Err(unavailable("the model answered a vector that is empty or not finite"));
+        }
+        Ok(vectors)
+    }
+}
+
+const NOT_AN_EMBEDDER: &str = "the model was loaded as a reranker";
+
+fn unavailable(message: &str) -> SearchError {
+    SearchError::EmbedderUnavailable { message: message.to_owned(), retry_after_seconds: 1 }
+}
+
+/// A prompt that cannot be made: the query's fault, or the tokenizer's.
+pub(super) fn refuse_query(error: PromptError) -> SearchError {
+    match error {
+        PromptError::QueryTooLong { maximum, .. } => SearchError::OutOfRange {
+            field: "query",
+            message: error.to_string(),
+            allowed: format!("at most {maximum} tokens of query and instruction"),
+        },
+        other => SearchError::Internal { message: other.to_string() },
+    }
+}

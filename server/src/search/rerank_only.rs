@@ -1,0 +1,76 @@
+//! Scores of documents that come with the request: no store, and no vector order to fall back to.
+
+use tokio::time::Instant;
+
+use super::deadlines::{Deadlines, within};
+use super::fallback::StageFailure;
+use super::ranking;
+use super::rerank_stage::Pairs;
+use super::searcher::bounded;
+use super::served::RERANK_FIELDS;
+use super::{
+    RankedDocument, RequestContext, RerankRequest, RerankResponse, RerankerName, SearchError, Searcher, Timings,
+    validate,
+};
+use crate::metrics::Stage;
+
+impl Searcher {
+    /// Scores documents that come with the request, best first; equal scores in the order given.
+    pub async fn rerank(
+        &self,
+        request: RerankRequest,
+        context: &RequestContext,
+    ) -> Result<RerankResponse, SearchError> {
+        validate::query("query", &request.query)?;
+        validate::documents(request.documents.len(), &self.config.api.limits)?;
+        let instruction =
+            validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
+        if !self.config.reranker.enabled {
+            return Err(unavailable(StageFailure::disabled()));
+        }
+        let key = self.served.reranker(&request.reranker, RERANK_FIELDS)?;
+        let admitted = self.admission.admit(request.documents.len())?;
+        let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
+        let pairs =
+            Pairs { instruction, query: request.query, documents: request.documents, admitted: Some(admitted) };
+
+        let mut timings = Timings::default();
+        let deadline = deadlines.rerank(Instant::now());
+        let stage = self.rerank_stage(&key, None, self.waiting(), pairs, &context.cancel, &mut timings);
+        let work = async {
+            match within(deadline, stage).await {
+                Some(outcome) => outcome.map_err(unavailable),
+                None if deadline < deadlines.request => {
+                    Err(unavailable(StageFailure::deadline(self.config.timeouts.rerank_seconds)))
+                }
+                None => Err(SearchError::DeadlineExceeded),
+            }
+        };
+        let reranked = bounded(context, deadlines.request, work).await?;
+
+        timings.total = context.arrival.elapsed();
+        self.metrics.observe_stage(Stage::Total, timings.total);
+        for scored in &reranked.scored {
+            self.metrics.observe_score(scored.score);
+        }
+        let results = ranking::rank(reranked.scored)
+            .into_iter()
+            .map(|scored| RankedDocument {
+                index: scored.index,
+                score: scored.score,
+                log_odds: scored.log_odds,
+                truncated: reranked.truncated.get(scored.index).copied().unwrap_or(false),
+            })
+            .collect();
+        Ok(RerankResponse { results, reranker: RerankerName::from(&key), tokens: reranked.tokens, timings })
+    }
+}
+
+fn unavailable(failure: StageFailure) -> SearchError {
+    match failure {
+        StageFailure::NoReranker { fallback, retry_after_seconds } => {
+            SearchError::RerankerUnavailable { reason: fallback.reason, message: fallback.message, retry_after_seconds }
+        }
+        StageFailure::Refused(error) => error,
+    }
+}

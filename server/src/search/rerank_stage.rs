@@ -1,0 +1,138 @@
+//! Stage 2: scores of pairs. Waits for the reranker, for its turn and for the engine.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admitted;
+use super::embed_stage::refuse_query;
+use super::fallback::StageFailure;
+use super::ranking::{self, Scored};
+use super::{FallbackReason, Searcher, Timings};
+use crate::chain;
+use crate::engine::{EngineError, ScoreRequest};
+use crate::metrics::Stage;
+use crate::pool::{ModelInput, ModelKey, ModelLease, Waiting};
+use crate::prompt::{EncodedPairs, PromptError};
+
+/// One query with its documents.
+pub(super) struct Pairs {
+    pub(super) instruction: String,
+    pub(super) query: String,
+    pub(super) documents: Vec<String>,
+    /// Their place in the queue, given back when they are scored.
+    pub(super) admitted: Option<Admitted>,
+}
+
+/// What the reranker answered, in the order given.
+#[derive(Debug)]
+pub(super) struct Reranked {
+    pub(super) key: ModelKey,
+    pub(super) scored: Vec<Scored>,
+    pub(super) truncated: Vec<bool>,
+    pub(super) tokens: usize,
+}
+
+impl Searcher {
+    /// Scores pairs. `lease`: the model, where the caller already holds it. Times are written as they become known, so
+    /// they are there also where the stage is given up.
+    pub(super) async fn rerank_stage(
+        &self,
+        key: &ModelKey,
+        lease: Option<ModelLease>,
+        waiting: Waiting,
+        pairs: Pairs,
+        cancel: &CancellationToken,
+        timings: &mut Timings,
+    ) -> Result<Reranked, StageFailure> {
+        let lease = match lease {
+            Some(lease) => lease,
+            None => self.pool.lease(key, waiting).await?,
+        };
+        let Pairs { instruction, query, documents, mut admitted } = pairs;
+        let count = documents.len();
+
+        let begun = Instant::now();
+        let (encoded, answers) = encode(lease.clone(), instruction, query, documents).await?;
+        timings.tokenize = self.observe(Stage::Tokenize, begun);
+        let truncated = encoded.truncated;
+        let tokens = encoded.prompts.iter().map(Vec::len).sum();
+        if let Some(admitted) = &mut admitted {
+            admitted.correct(count, tokens);
+        }
+
+        let begun = Instant::now();
+        let turn = self.admission.turn(key).await;
+        timings.queue = self.observe(Stage::Queue, begun);
+
+        let begun = Instant::now();
+        let request = ScoreRequest {
+            prompts: encoded.prompts,
+            shared_prefix_tokens: encoded.shared_prefix_tokens,
+            yes_token: answers.yes,
+            no_token: answers.no,
+        };
+        let outcome = AssertUnwindSafe(lease.engine.score(request, cancel)).catch_unwind().await;
+        timings.score = self.observe(Stage::Score, begun);
+        drop(turn);
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let message = format!("the engine panicked: {}", chain::describe_panic(panic.as_ref()));
+            Err(EngineError::Failed { message })
+        });
+        let scored = outcome.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
+            if !matches!(error, EngineError::Cancelled) {
+                tracing::error!(model = key.model, error = chain::describe(error), "Failed to score");
+            }
+        })?;
+        self.metrics.count_scored(count, tokens);
+        self.metrics.count_truncated(truncated.iter().filter(|cut| **cut).count());
+        Ok(Reranked { key: key.clone(), scored, truncated, tokens })
+    }
+
+    fn observe(&self, stage: Stage, begun: Instant) -> Duration {
+        let took = begun.elapsed();
+        self.metrics.observe_stage(stage, took);
+        took
+    }
+}
+
+/// The two answer tokens.
+struct Answers {
+    yes: u32,
+    no: u32,
+}
+
+/// Tokenizes off the async threads, since it is work for the processor. The lease goes along: the model stays while
+/// its tokenizer is used, also where the caller is gone.
+async fn encode(
+    lease: ModelLease,
+    instruction: String,
+    query: String,
+    documents: Vec<String>,
+) -> Result<(EncodedPairs, Answers), StageFailure> {
+    let work = move || match &lease.input {
+        ModelInput::Rerank(prompt) => {
+            let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
+            let encoded = prompt.encode(&instruction, &query, &documents)?;
+            Ok((encoded, Answers { yes: prompt.yes_token, no: prompt.no_token }))
+        }
+        ModelInput::Embed(_) => {
+            Err(PromptError::Tokenizer { message: "the model was loaded as an embedder".to_owned() })
+        }
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(encoded)) => Ok(encoded),
+        Ok(Err(error @ PromptError::QueryTooLong { .. })) => Err(StageFailure::Refused(refuse_query(error))),
+        Ok(Err(error)) => Err(tokenizer_failed(&error)),
+        Err(error) => Err(tokenizer_failed(&error)),
+    }
+}
+
+fn tokenizer_failed(error: &dyn std::error::Error) -> StageFailure {
+    let error = chain::describe(error);
+    tracing::error!(error, "Failed to make prompts");
+    StageFailure::new(FallbackReason::EngineFailed, "the reranker's prompts cannot be made".to_owned(), 1)
+}

@@ -1,0 +1,156 @@
+//! Every reason of the closed list that can arise: the vector order, and why.
+
+use super::*;
+
+#[track_caller]
+fn assert_vector_order(response: &SearchResponse, reason: FallbackReason, words: &str) {
+    assert_eq!(fallback_reason(response), Some(reason), "{:?}", response.fallback);
+    let message = &response.fallback.as_ref().unwrap().message;
+    assert!(message.contains(words), "{message:?} does not say {words:?}");
+    assert_eq!(ids(response), [1, 2, 3]);
+    assert!(!response.reranking_used && response.reranker.is_none());
+    for result in &response.results {
+        assert_eq!((result.score, result.rerank_score, result.rank_change), (result.vector_score, None, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn insufficient_memory_for_the_load() {
+    let bench = bench();
+    bench.controls.set_model_bytes(RERANKER, 5_000);
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::InsufficientMemory, "needs 5000 bytes on fake, 900 are free");
+    assert_eq!(bench.controls.seen().loads, [EMBEDDER]);
+    bench.controls.set_model_bytes(RERANKER, 100);
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn insufficient_memory_is_told_at_once_also_where_loads_are_not_waited_for() {
+    let bench = bench_with(|config| config.lifecycle.while_loading = WhileLoading::Fallback);
+    bench.controls.set_model_bytes(RERANKER, 5_000);
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::InsufficientMemory, "5000 bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn insufficient_memory_in_the_middle_of_a_batch() {
+    let bench = bench();
+    bench.controls.fail_score(EngineFault::OutOfMemory);
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::InsufficientMemory, "reranker.tokenBudget");
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn loading() {
+    let bench = bench_with(|config| config.lifecycle.while_loading = WhileLoading::Fallback);
+    bench.search(SearchRequest { use_reranker: Some(false), ..ask("q", 1) }).await.unwrap();
+    bench.controls.set_load_time(Duration::from_secs(5));
+    let begun = Instant::now();
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::Loading, "is loading");
+    assert!(begun.elapsed() < Duration::from_millis(20), "{:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_is_waited_for_where_the_configuration_says_so() {
+    let bench = bench();
+    bench.controls.set_load_time(Duration::from_secs(8));
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn engine_failed_by_its_load() {
+    let bench = bench();
+    bench.search(SearchRequest { use_reranker: Some(false), ..ask("q", 1) }).await.unwrap();
+    bench.controls.fail_load(EngineFault::Failed);
+    for _ in 0..2 {
+        let response = bench.search(ask("q", 3)).await.unwrap();
+        assert_vector_order(&response, FallbackReason::EngineFailed, "failed to load Qwen/Qwen3-Reranker-0.6B");
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn engine_failed_in_stage_two() {
+    for (fault, words) in [
+        (EngineFault::Failed, "failed to run the model"),
+        (EngineFault::NotFinite, "not finite for"),
+        (EngineFault::TooFew, "5 pairs were given, 4 came back"),
+        (EngineFault::Panic, "the engine panicked"),
+    ] {
+        let bench = bench();
+        bench.controls.fail_score(fault);
+        let response = bench.search(ask("q", 3)).await.unwrap();
+        assert_vector_order(&response, FallbackReason::EngineFailed, words);
+        bench.assert_serves().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_engine_is_loaded_again_by_the_next_search() {
+    let bench = bench();
+    bench.assert_serves().await;
+    bench.controls.kill_engines();
+    bench.assert_serves().await;
+    assert_eq!(bench.controls.seen().loads.len(), 4, "embedder and reranker, twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_of_an_engine_that_is_too_slow_or_hangs() {
+    let bench = bench();
+    bench.assert_serves().await;
+    bench.controls.fail_score(EngineFault::Hang);
+    let begun = Instant::now();
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::Deadline, "timeouts.rerankSeconds: 20");
+    let took = begun.elapsed();
+    assert!((20_000..=20_020).contains(&took.as_millis()), "{took:?}");
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_of_a_load_that_takes_longer_than_stage_two_may() {
+    let bench = bench();
+    bench.search(SearchRequest { use_reranker: Some(false), ..ask("q", 1) }).await.unwrap();
+    bench.controls.set_load_time(Duration::from_secs(60));
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::Deadline, "timeouts.rerankSeconds");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    bench.assert_serves().await;
+    assert_eq!(bench.controls.seen().loads, [EMBEDDER, RERANKER], "the load went on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_vector_order_is_answered_before_the_requests_own_deadline() {
+    let bench = bench_with(|config| config.timeouts.request_seconds = 10);
+    bench.controls.fail_score(EngineFault::Hang);
+    let begun = Instant::now();
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::Deadline, "deadline");
+    assert!((9_700..9_900).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_in_the_queue_past_its_deadline_never_reaches_the_engine() {
+    let bench = bench();
+    bench.assert_serves().await;
+    bench.controls.set_score_time(Duration::from_secs(19));
+    let before = bench.controls.seen().scores;
+    let responses = futures::future::join_all((0..3).map(|_| bench.search(ask("q", 3)))).await;
+    let reasons: Vec<_> = responses.iter().map(|response| fallback_reason(response.as_ref().unwrap())).collect();
+    assert_eq!(reasons.iter().filter(|reason| reason.is_none()).count(), 1, "{reasons:?}");
+    assert_eq!(bench.controls.seen().scores - before, 2, "the third was dropped before it was computed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn disabled() {
+    let bench = bench_with(|config| config.reranker.enabled = false);
+    let response = bench.search(SearchRequest { use_reranker: Some(true), ..ask("q", 3) }).await.unwrap();
+    assert_vector_order(&response, FallbackReason::Disabled, "reranker.enabled: false");
+    assert_eq!(response.reranking_time_ms, None);
+}

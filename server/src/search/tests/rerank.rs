@@ -1,0 +1,170 @@
+//! Reranking without a store, and embedding for indexing.
+
+use super::*;
+
+fn ask_rerank(documents: &[&str]) -> RerankRequest {
+    RerankRequest {
+        query: "q".to_owned(),
+        documents: documents.iter().map(|document| (*document).to_owned()).collect(),
+        ..RerankRequest::default()
+    }
+}
+
+/// A service without a store.
+fn rerank_only() -> Bench {
+    bench_with(|config| {
+        config.vector_store = None;
+        config.embedding.model = None;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_come_back_best_first_with_score_and_log_odds() {
+    let bench = rerank_only();
+    let response = bench.rerank(ask_rerank(&["relevance=1", "relevance=-2", "relevance=3", ""])).await.unwrap();
+    let order: Vec<_> = response.results.iter().map(|result| (result.index, result.log_odds)).collect();
+    assert_eq!(order, [(2, 3.0), (0, 1.0), (3, 0.0), (1, -2.0)]);
+    assert!((response.results[0].score - 0.952_574_1).abs() < 1e-6);
+    assert_eq!(response.reranker.model, RERANKER);
+    assert_eq!(bench.controls.seen().tokens, [response.tokens]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_without_a_store_reranks_and_does_not_search() {
+    let bench = rerank_only();
+    assert!(matches!(bench.search(ask("q", 1)).await, Err(SearchError::NotConfigured)));
+    let batch = BatchSearchRequest { queries: vec!["q".to_owned()], template: ask("", 1) };
+    assert!(matches!(bench.searcher.search_batch(batch, &context()).await, Err(SearchError::NotConfigured)));
+    bench.rerank(ask_rerank(&["a"])).await.unwrap();
+    let texts = ["a".to_owned()];
+    let refused = bench.searcher.embed_documents(&texts, &context()).await.unwrap_err();
+    assert!(matches!(refused, SearchError::EmbedderUnavailable { .. }), "{refused}");
+    assert_eq!(bench.controls.seen().loads, [RERANKER]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_documents_too_many_and_an_empty_query_are_refused() {
+    let bench = bench_with(|config| config.api.limits.documents = 2);
+    assert!(matches!(
+        bench.rerank(ask_rerank(&[])).await,
+        Err(SearchError::OutOfRange { field: "documents", .. })
+    ));
+    assert!(matches!(
+        bench.rerank(ask_rerank(&["a", "b", "c"])).await,
+        Err(SearchError::TooLarge { field: "documents", .. })
+    ));
+    let empty = RerankRequest { query: " ".to_owned(), ..ask_rerank(&["a"]) };
+    assert!(matches!(bench.rerank(empty).await, Err(SearchError::OutOfRange { field: "query", .. })));
+    let stranger = RerankChoice { model: Some("stranger".to_owned()), quantization: None };
+    let unknown = RerankRequest { reranker: stranger, ..ask_rerank(&["a"]) };
+    assert!(matches!(bench.rerank(unknown).await, Err(SearchError::UnknownModel { field: "model", .. })));
+    let long = RerankRequest { query: "x".repeat(5_000), ..ask_rerank(&["a"]) };
+    assert!(matches!(bench.rerank(long).await, Err(SearchError::OutOfRange { field: "query", .. })));
+    bench.rerank(ask_rerank(&["a", "b"])).await.unwrap();
+}
+
+#[track_caller]
+fn assert_unavailable(outcome: Result<RerankResponse, SearchError>, expected: FallbackReason) -> u64 {
+    match outcome.unwrap_err() {
+        SearchError::RerankerUnavailable { reason, retry_after_seconds, .. } => {
+            assert_eq!(reason, expected);
+            assert!(retry_after_seconds >= 1);
+            retry_after_seconds
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_no_vector_order_to_fall_back_to_so_each_reason_is_an_error() {
+    let disabled = bench_with(|config| config.reranker.enabled = false);
+    assert_unavailable(disabled.rerank(ask_rerank(&["a"])).await, FallbackReason::Disabled);
+
+    let bench = bench_with(|config| config.lifecycle.while_loading = WhileLoading::Fallback);
+    bench.controls.set_load_time(Duration::from_secs(5));
+    assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::Loading);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    bench.rerank(ask_rerank(&["a"])).await.unwrap();
+
+    let bench = rerank_only();
+    bench.controls.set_model_bytes(RERANKER, 5_000);
+    assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::InsufficientMemory);
+    bench.controls.set_model_bytes(RERANKER, 100);
+    bench.controls.fail_load(EngineFault::Failed);
+    assert_eq!(assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::EngineFailed), 1);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    for fault in [EngineFault::Failed, EngineFault::NotFinite, EngineFault::TooFew, EngineFault::Panic] {
+        bench.controls.fail_score(fault);
+        assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::EngineFailed);
+    }
+    bench.controls.fail_score(EngineFault::OutOfMemory);
+    assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::InsufficientMemory);
+    bench.controls.fail_score(EngineFault::Hang);
+    assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::Deadline);
+    bench.rerank(ask_rerank(&["a"])).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_requests_own_deadline_is_told_apart_from_that_of_reranking() {
+    let bench = bench_with(|config| config.timeouts.request_seconds = 10);
+    bench.controls.fail_score(EngineFault::Hang);
+    let outcome = bench.rerank(ask_rerank(&["a"])).await;
+    assert!(matches!(outcome, Err(SearchError::DeadlineExceeded)), "{outcome:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_would_overfill_the_queue_is_refused_at_once() {
+    let bench = bench_with(|config| config.api.limits.queue_pairs = 3);
+    bench.controls.set_score_time(Duration::from_secs(1));
+    let (first, second) =
+        tokio::join!(bench.rerank(ask_rerank(&["a", "b"])), bench.rerank(ask_rerank(&["c", "d"])));
+    first.unwrap();
+    assert!(matches!(second, Err(SearchError::Overloaded { .. })), "{second:?}");
+    bench.rerank(ask_rerank(&["a", "b", "c", "d"])).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_come_first_served() {
+    let bench = rerank_only();
+    bench.rerank(ask_rerank(&["a"])).await.unwrap();
+    bench.controls.set_score_time(Duration::from_secs(1));
+    let finished = std::sync::Mutex::new(Vec::new());
+    let requests = (0..5_u64).map(|number| {
+        let (bench, finished) = (&bench, &finished);
+        async move {
+            tokio::time::sleep(Duration::from_millis(number * 10)).await;
+            bench.rerank(ask_rerank(&["a"])).await.unwrap();
+            finished.lock().unwrap().push(number);
+        }
+    });
+    futures::future::join_all(requests).await;
+    assert_eq!(*finished.lock().unwrap(), [0, 1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_ends_the_work() {
+    let bench = rerank_only();
+    bench.controls.set_score_time(Duration::from_secs(10));
+    let context = context();
+    let leave = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        context.cancel.cancel();
+    };
+    let (outcome, ()) = tokio::join!(bench.searcher.rerank(ask_rerank(&["a"]), &context), leave);
+    assert!(matches!(outcome, Err(SearchError::Cancelled)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_are_embedded_in_order_and_in_turns() {
+    let bench = bench();
+    let texts: Vec<String> = (0..70).map(|number| format!("text {number}")).collect();
+    let vectors = bench.searcher.embed_documents(&texts, &context()).await.unwrap();
+    assert_eq!((vectors.len(), bench.controls.seen().texts), (70, vec![32, 32, 6]));
+    let again = bench.searcher.embed_documents(&texts[69..], &context()).await.unwrap();
+    assert_eq!(vectors[69], again[0]);
+    for vector in &vectors {
+        let length: f32 = vector.iter().map(|value| value * value).sum();
+        assert!((length - 1.0).abs() < 1e-5);
+    }
+    assert!(bench.searcher.embed_documents(&[], &context()).await.unwrap().is_empty());
+}
