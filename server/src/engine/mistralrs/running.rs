@@ -234,41 +234,48 @@ mod tests {
         assert!(engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)).await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_gone_client_costs_the_batch_under_way_and_no_other() {
         let engine = running();
         let (started, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // Batches may go on one by one.
+        let gate = Arc::new(Semaphore::new(1));
         let run = |_, batch| {
-            let (started, finished) = (started.clone(), finished.clone());
+            let (started, finished, gate) = (started.clone(), finished.clone(), gate.clone());
             async move {
                 started.fetch_add(1, Ordering::SeqCst);
-                sleep(Duration::from_secs(10)).await;
+                gate.acquire().await.expect("it is never closed").forget();
                 finished.fetch_add(1, Ordering::SeqCst);
                 first_tokens(batch).await
             }
         };
         let plan: Vec<Vec<usize>> = (0..5).map(|at| vec![at]).collect();
         let cancel = CancellationToken::new();
-        let left = timeout(Duration::from_secs(12), engine.run_batches(inputs(5), plan, &cancel, run)).await;
-        assert!(left.is_err());
+        let second_batch = async {
+            while started.load(Ordering::SeqCst) < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = engine.run_batches(inputs(5), plan, &cancel, run) => panic!("the second batch does not pass the gate"),
+            () = second_batch => {}
+        }
+        gate.add_permits(10);
         let next = engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)).await;
         assert_eq!(next.unwrap(), [0]);
         assert_eq!((started.load(Ordering::SeqCst), finished.load(Ordering::SeqCst)), (2, 2), "drained, not dropped");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn cancelling_returns_at_once_also_while_another_has_the_turn() {
         let engine = running();
-        let held = engine.turn.clone().acquire_owned().await.unwrap();
+        let _held = engine.turn.clone().acquire_owned().await.unwrap();
         let cancel = CancellationToken::new();
-        let (result, ()) = tokio::join!(
-            engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch)),
-            async {
-                sleep(Duration::from_secs(1)).await;
-                cancel.cancel();
-            }
-        );
+        let waiting = engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch));
+        let (result, ()) = tokio::join!(waiting, async {
+            tokio::task::yield_now().await;
+            cancel.cancel();
+        });
         assert!(matches!(result, Err(EngineError::Cancelled)));
-        drop(held);
     }
 }
