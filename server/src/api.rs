@@ -1,1 +1,104 @@
-//! To come.
+//! HTTP: routes, wire types, errors. It extracts, calls [`service::Service`] and maps; it decides nothing about ranking.
+//!
+//! One outer layer ([`exchange`]) gives every request its id, span, metric and error body. `error` alone knows status
+//! codes. Sockets are not its business (`crate::http`), so every route is tested by calling the router.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::access::ApiKeys;
+use crate::metrics::Metrics;
+use crate::shutdown::Readiness;
+
+pub mod control;
+mod documents;
+pub mod error;
+pub mod exchange;
+#[cfg(test)]
+pub(crate) mod golden;
+mod models;
+pub mod request;
+mod rerank;
+mod search;
+pub mod service;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ApiError, ErrorCode};
+use service::Service;
+
+/// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
+const ROUTES: [(&str, &[&str]); 6] = [
+    ("/search", &["GET", "POST"]),
+    ("/search/batch", &["POST"]),
+    ("/documents", &["POST"]),
+    ("/v1/rerank", &["POST"]),
+    ("/rerank", &["POST"]),
+    ("/v1/models", &["GET"]),
+];
+
+/// Bounds and switches of the API, from the configuration.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Bytes of one request body, at most.
+    pub body_bytes: usize,
+    /// How long a body may take to arrive; [`request::BODY_READ_TIMEOUT`] outside tests.
+    pub body_read_timeout: Duration,
+    /// Documents of one request, at most.
+    pub documents: usize,
+    /// Whether `POST /documents` exists.
+    pub writable: bool,
+}
+
+/// What handlers see. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// The use cases.
+    pub service: Arc<dyn Service>,
+    /// Bounds and switches.
+    pub settings: Arc<ApiSettings>,
+    /// Who may call; None: everyone.
+    pub keys: Option<Arc<ApiKeys>>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether the process is ending.
+    pub readiness: Readiness,
+}
+
+/// Routes of the API port.
+pub fn router(state: ApiState) -> Router {
+    let mut router = Router::new()
+        .route("/search", get(search::get).post(search::post))
+        .route("/search/batch", post(search::batch))
+        .route("/v1/rerank", post(rerank::post))
+        .route("/rerank", post(rerank::post))
+        .route("/v1/models", get(models::get));
+    if state.settings.writable {
+        router = router.route("/documents", post(documents::post));
+    }
+    router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(state.clone(), exchange::handle))
+        .with_state(state)
+}
+
+/// The route's pattern for metrics and logs; `other` for whatever else a client sends.
+pub(crate) fn route_of(path: &str) -> &'static str {
+    ROUTES.iter().find(|(route, _)| *route == path).map_or("other", |(route, _)| route)
+}
+
+async fn unknown_route(axum::extract::State(state): axum::extract::State<ApiState>) -> ApiError {
+    let existing = ROUTES.iter().map(|(route, _)| *route);
+    ApiError::new(ErrorCode::NotFound, "there is no such route")
+        .allowed(existing.filter(|route| *route != "/documents" || state.settings.writable))
+}
+
+async fn unknown_method(uri: http::Uri) -> ApiError {
+    let methods = ROUTES.iter().find(|(route, _)| *route == uri.path()).map_or(&[][..], |(_, methods)| methods);
+    ApiError::new(ErrorCode::MethodNotAllowed, "the route does not know this method").allowed(methods.iter().copied())
+}

@@ -4,12 +4,16 @@
 //! Dependencies point inwards: `api` (HTTP) -> `search` (the use case) -> `pool`, `prompt`, `store`, `engine` (traits).
 //! `search` knows no HTTP and no model library; `engine` and `store` know nothing of each other.
 
+pub mod access;
 pub mod api;
 pub mod args;
 pub mod chain;
+pub mod comparison;
+pub mod demo;
 pub mod engine;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fakes;
+pub mod http;
 pub mod index;
 pub mod metrics;
 pub mod models;
@@ -18,5 +22,7 @@ pub mod preflight;
 pub mod prompt;
 pub mod run;
 pub mod search;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod wiring;

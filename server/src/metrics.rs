@@ -1,6 +1,30 @@
-//! Every metric of the server, registered once, with base units and closed label sets.
+//! Every metric of the server, registered once, with base units and closed label sets. Pure: it counts in memory, and
+//! the control port asks for the text.
+//!
+//! `docs/metrics.md` is made from the same registration, so a metric without documentation cannot exist.
 
+use std::fmt;
+use std::fmt::Write as _;
 use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+/// Content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of durations of requests and their stages: 1 ms to 10 s.
+const DURATION_BUCKETS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// Upper bounds of load durations: a tiny model loads in tens of milliseconds, a large one in minutes.
+const LOAD_BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0];
+/// Upper bounds of the mean number of places that results moved.
+const RANK_CHANGE_BUCKETS: [f64; 8] = [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+/// Upper bounds of scores, which lie between 0 and 1.
+const SCORE_BUCKETS: [f64; 10] = [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99];
 
 /// A stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +43,23 @@ pub enum Stage {
     Total,
 }
 
+impl Stage {
+    /// All stages.
+    pub const ALL: [Self; 6] = [Self::Tokenize, Self::Embed, Self::Search, Self::Queue, Self::Score, Self::Total];
+
+    /// Value of the label `stage`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokenize => "tokenize",
+            Self::Embed => "embed",
+            Self::Search => "search",
+            Self::Queue => "queue",
+            Self::Score => "score",
+            Self::Total => "total",
+        }
+    }
+}
+
 /// How a load ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoadOutcome {
@@ -30,57 +71,464 @@ pub enum LoadOutcome {
     Failed,
 }
 
+impl LoadOutcome {
+    /// Value of the label `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::InsufficientMemory => "insufficient_memory",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    code: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabels {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoadLabels {
+    model: String,
+    outcome: &'static str,
+}
+
+type HistogramFamily<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// One row of `docs/metrics.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Full name as scraped, `_total` of a counter included.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
 /// All metrics. Cheap to clone through `Arc`.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+pub struct Metrics {
+    registry: Registry,
+    descriptions: Vec<Description>,
+    requests: Family<RequestLabels, Counter>,
+    stages: HistogramFamily<StageLabels>,
+    scored_pairs: Counter,
+    scored_tokens: Counter,
+    truncated: Counter,
+    fallbacks: Family<ReasonLabels, Counter>,
+    queue_pairs: Gauge,
+    queue_tokens: Gauge,
+    loads: Family<LoadLabels, Counter>,
+    unloads: Family<ModelLabels, Counter>,
+    load_duration: HistogramFamily<ModelLabels>,
+    rank_change: Histogram,
+    score: Histogram,
+    refusals: Family<ReasonLabels, Counter>,
+    memory_free: Gauge,
+    memory_total: Gauge,
+    memory_predicted: Gauge,
+    connections: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").field("count", &self.descriptions.len()).finish_non_exhaustive()
+    }
+}
+
+/// Registers a metric and notes its documentation in the same breath.
+struct Registration {
+    registry: Registry,
+    descriptions: Vec<Description>,
+}
+
+impl Registration {
+    fn note(&mut self, name: String, kind: &'static str, labels: &'static [&'static str], help: &'static str) {
+        self.descriptions.push(Description { name, kind, labels, help });
+    }
+
+    fn counter<M: Metric + Clone>(
+        &mut self,
+        name: &str,
+        labels: &'static [&'static str],
+        help: &'static str,
+        metric: M,
+    ) -> M {
+        self.registry.register(name, without_full_stop(help), metric.clone());
+        self.note(format!("rerank_{name}_total"), "counter", labels, help);
+        metric
+    }
+
+    fn gauge(&mut self, name: &str, unit: Option<Unit>, help: &'static str) -> Gauge {
+        let metric = Gauge::default();
+        self.note(full_name(name, unit.as_ref()), "gauge", &[], help);
+        self.register(name, unit, help, metric.clone());
+        metric
+    }
+
+    fn histogram<M: Metric + Clone>(
+        &mut self,
+        name: &str,
+        unit: Unit,
+        labels: &'static [&'static str],
+        help: &'static str,
+        metric: M,
+    ) -> M {
+        self.note(full_name(name, Some(&unit)), "histogram", labels, help);
+        self.register(name, Some(unit), help, metric.clone());
+        metric
+    }
+
+    fn register(&mut self, name: &str, unit: Option<Unit>, help: &'static str, metric: impl Metric) {
+        match unit {
+            Some(unit) => self.registry.register_with_unit(name, without_full_stop(help), unit, metric),
+            None => self.registry.register(name, without_full_stop(help), metric),
+        }
+    }
+}
+
+/// The registry adds the full stop itself.
+fn without_full_stop(help: &str) -> &str {
+    help.trim_end_matches('.')
+}
+
+fn full_name(name: &str, unit: Option<&Unit>) -> String {
+    match unit {
+        Some(unit) => format!("rerank_{name}_{}", unit.as_str()),
+        None => format!("rerank_{name}"),
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Metrics {
+    /// Registers every metric.
+    pub fn new() -> Self {
+        let mut to = Registration { registry: Registry::with_prefix("rerank"), descriptions: Vec::new() };
+        let requests =
+            to.counter("requests", &["route", "code"], "Requests answered, by route and HTTP status code.", Family::default());
+        let stages: HistogramFamily<StageLabels> = to.histogram(
+            "stage_duration",
+            Unit::Seconds,
+            &["stage"],
+            "Time that a stage of a request took: tokenize, embed, search, queue, score, total.",
+            Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+        );
+        let scored_pairs = to.counter("scored_pairs", &[], "Query-document pairs scored.", Counter::default());
+        let scored_tokens = to.counter("scored_tokens", &[], "Tokens of the pairs scored.", Counter::default());
+        let truncated = to.counter(
+            "truncated_documents",
+            &[],
+            "Documents of which the reranker read only the beginning.",
+            Counter::default(),
+        );
+        let fallbacks: Family<ReasonLabels, Counter> = to.counter(
+            "fallbacks",
+            &["reason"],
+            "Searches answered in vector order though the reranker was asked for, by reason.",
+            Family::default(),
+        );
+        let queue_pairs = to.gauge("queue_pairs", None, "Pairs that wait or are being scored.");
+        let queue_tokens = to.gauge("queue_tokens", None, "Tokens that wait or are being scored.");
+        let loads = to.counter(
+            "model_loads",
+            &["model", "outcome"],
+            "Loads of a model, by outcome: ready, insufficient_memory, failed.",
+            Family::default(),
+        );
+        let unloads = to.counter("model_unloads", &["model"], "Unloads of a model.", Family::default());
+        let load_duration: HistogramFamily<ModelLabels> = to.histogram(
+            "model_load_duration",
+            Unit::Seconds,
+            &["model"],
+            "Time from the start of a load until the model was ready.",
+            Family::new_with_constructor(|| Histogram::new(LOAD_BUCKETS)),
+        );
+        let rank_change = to.histogram(
+            "rank_change",
+            Unit::Other("places".to_owned()),
+            &[],
+            "How many places the results of one search moved between the vector order and the reranked order, mean.",
+            Histogram::new(RANK_CHANGE_BUCKETS),
+        );
+        let score = to.histogram(
+            "score",
+            Unit::Other("ratio".to_owned()),
+            &[],
+            "Scores that the reranker gave, 0 to 1.",
+            Histogram::new(SCORE_BUCKETS),
+        );
+        let refusals = to.counter(
+            "refusals",
+            &["reason"],
+            "Requests refused before any work was done for them, by error code.",
+            Family::default(),
+        );
+        let memory_free = to.gauge("device_memory_free", Some(Unit::Bytes), "Free memory of the device, as last read.");
+        let memory_total = to.gauge("device_memory_capacity", Some(Unit::Bytes), "Memory of the device in all.");
+        let memory_predicted = to.gauge(
+            "device_memory_predicted",
+            Some(Unit::Bytes),
+            "Memory that the loaded models are predicted to take at their peak.",
+        );
+        let connections = to.gauge("connections", None, "Open connections of the API port.");
+        let Registration { registry, descriptions } = to;
+        let metrics = Self {
+            registry,
+            descriptions,
+            requests,
+            stages,
+            scored_pairs,
+            scored_tokens,
+            truncated,
+            fallbacks,
+            queue_pairs,
+            queue_tokens,
+            loads,
+            unloads,
+            load_duration,
+            rank_change,
+            score,
+            refusals,
+            memory_free,
+            memory_total,
+            memory_predicted,
+            connections,
+        };
+        // A series that exists from the start shows its first event as an increase.
+        for stage in Stage::ALL {
+            drop(metrics.stages.get_or_create(&StageLabels { stage: stage.as_str() }));
+        }
+        metrics
+    }
+
+    /// The `OpenMetrics` text of all metrics.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing into a string does not fail");
+        text
+    }
+
+    /// What each metric means, in order of registration.
+    pub fn descriptions(&self) -> &[Description] {
+        &self.descriptions
+    }
+
+    /// `docs/metrics.md`.
+    pub fn documentation(&self) -> String {
+        let mut text = String::from(
+            "# Metrics\n\nServed as OpenMetrics text at `/metrics` on the control port (9090). Made from the code: `UPDATE_GOLDEN=1 cargo \
+             test -p rerank-server metrics` writes this file.\n\nLabel values are closed sets: routes are the server's own, models \
+             are those of the configuration, never text of a request.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n",
+        );
+        for row in &self.descriptions {
+            let labels = row.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            writeln!(text, "| `{}` | {} | {labels} | {} |", row.name, row.kind, row.help)
+                .expect("writing into a string does not fail");
+        }
+        text
+    }
+
     /// A stage of a request took so long.
     pub fn observe_stage(&self, stage: Stage, took: Duration) {
-        let _ = (stage, took);
+        self.stages.get_or_create(&StageLabels { stage: stage.as_str() }).observe(took.as_secs_f64());
     }
+
     /// A request was answered. `route` is the route's pattern, never the path sent.
     pub fn count_request(&self, route: &'static str, code: u16) {
-        let _ = (route, code);
+        self.requests.get_or_create(&RequestLabels { route, code: u32::from(code) }).inc();
     }
+
     /// Pairs and their tokens were scored.
     pub fn count_scored(&self, pairs: usize, tokens: usize) {
-        let _ = (pairs, tokens);
+        self.scored_pairs.inc_by(pairs as u64);
+        self.scored_tokens.inc_by(tokens as u64);
     }
+
     /// Documents were cut.
     pub fn count_truncated(&self, documents: usize) {
-        let _ = documents;
+        self.truncated.inc_by(documents as u64);
     }
+
     /// A search was answered in vector order. `reason` is one of the closed list.
     pub fn count_fallback(&self, reason: &'static str) {
-        let _ = reason;
+        self.fallbacks.get_or_create(&ReasonLabels { reason }).inc();
     }
+
     /// Pairs and tokens that wait or are being scored changed by so much.
     pub fn change_queue(&self, pairs: i64, tokens: i64) {
-        let _ = (pairs, tokens);
+        self.queue_pairs.inc_by(pairs);
+        self.queue_tokens.inc_by(tokens);
     }
+
     /// A model was loaded, or not. `model` comes from the configuration, never from a request.
     pub fn observe_load(&self, model: &str, outcome: LoadOutcome, took: Duration) {
-        let _ = (model, outcome, took);
+        self.loads.get_or_create(&LoadLabels { model: model.to_owned(), outcome: outcome.as_str() }).inc();
+        if outcome == LoadOutcome::Ready {
+            self.load_duration.get_or_create(&ModelLabels { model: model.to_owned() }).observe(took.as_secs_f64());
+        }
     }
+
     /// A model was unloaded.
     pub fn count_unload(&self, model: &str) {
-        let _ = model;
+        self.unloads.get_or_create(&ModelLabels { model: model.to_owned() }).inc();
     }
+
     /// How many places results moved between the two orders, mean of one search.
     pub fn observe_rank_change(&self, places: f64) {
-        let _ = places;
+        self.rank_change.observe(places);
     }
+
     /// A score was given.
     pub fn observe_score(&self, score: f32) {
-        let _ = score;
+        self.score.observe(f64::from(score));
     }
+
     /// A request was refused before any work was done for it. `reason` is a closed list.
     pub fn count_refusal(&self, reason: &'static str) {
-        let _ = reason;
+        self.refusals.get_or_create(&ReasonLabels { reason }).inc();
     }
+
     /// Memory of the device in bytes, as last read, and what the loaded models are predicted to take.
     pub fn set_device_memory(&self, free_bytes: u64, total_bytes: u64, predicted_bytes: u64) {
-        let _ = (free_bytes, total_bytes, predicted_bytes);
+        self.memory_free.set(whole(free_bytes));
+        self.memory_total.set(whole(total_bytes));
+        self.memory_predicted.set(whole(predicted_bytes));
+    }
+
+    /// Open connections of the API port changed by so much.
+    pub fn change_connections(&self, by: i64) {
+        self.connections.inc_by(by);
+    }
+}
+
+/// Gauges are signed; no device holds 2^63 bytes.
+fn whole(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::golden;
+
+    fn touched() -> Metrics {
+        let metrics = Metrics::new();
+        metrics.observe_stage(Stage::Embed, Duration::from_millis(3));
+        metrics.count_request("/search", 200);
+        metrics.count_scored(50, 17_000);
+        metrics.count_truncated(2);
+        metrics.count_fallback("loading");
+        metrics.change_queue(50, 17_000);
+        metrics.observe_load("tiny", LoadOutcome::Ready, Duration::from_millis(150));
+        metrics.count_unload("tiny");
+        metrics.observe_rank_change(2.5);
+        metrics.observe_score(0.97);
+        metrics.count_refusal("overloaded");
+        metrics.set_device_memory(3, 10, 5);
+        metrics.change_connections(1);
+        metrics
+    }
+
+    /// Name and kind of every metric of the text, as a scraper reads them.
+    fn scraped(text: &str) -> BTreeSet<(String, String)> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .filter_map(|line| line.split_once(' '))
+            .map(|(name, kind)| {
+                let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+                (name, kind.to_owned())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_that_is_scraped_is_documented_and_the_reverse() {
+        let metrics = touched();
+        let documented: BTreeSet<(String, String)> =
+            metrics.descriptions().iter().map(|row| (row.name.clone(), row.kind.to_owned())).collect();
+        assert_eq!(scraped(&metrics.encode()), documented);
+    }
+
+    #[test]
+    fn the_documentation_is_current() {
+        golden::assert_current("docs/metrics.md", &Metrics::new().documentation());
+    }
+
+    #[test]
+    fn every_label_that_is_scraped_is_documented() {
+        let metrics = touched();
+        for row in metrics.descriptions() {
+            let text = metrics.encode();
+            let series = text.lines().filter(|line| line.starts_with(row.name.as_str()));
+            let labels: BTreeSet<String> = series
+                .filter_map(|line| line.split_once('{'))
+                .filter_map(|(_, rest)| rest.split_once('}'))
+                .flat_map(|(labels, _)| labels.split(',').map(str::to_owned).collect::<Vec<_>>())
+                .filter_map(|label| label.split_once('=').map(|(name, _)| name.to_owned()))
+                .filter(|name| name != "le")
+                .collect();
+            let documented: BTreeSet<String> = row.labels.iter().map(|label| (*label).to_owned()).collect();
+            assert_eq!(labels, documented, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn values_are_those_that_were_given() {
+        let text = touched().encode();
+        for line in [
+            "rerank_requests_total{route=\"/search\",code=\"200\"} 1",
+            "rerank_scored_pairs_total 50",
+            "rerank_scored_tokens_total 17000",
+            "rerank_truncated_documents_total 2",
+            "rerank_fallbacks_total{reason=\"loading\"} 1",
+            "rerank_queue_pairs 50",
+            "rerank_queue_tokens 17000",
+            "rerank_model_loads_total{model=\"tiny\",outcome=\"ready\"} 1",
+            "rerank_model_unloads_total{model=\"tiny\"} 1",
+            "rerank_device_memory_free_bytes 3",
+            "rerank_device_memory_capacity_bytes 10",
+            "rerank_device_memory_predicted_bytes 5",
+            "rerank_stage_duration_seconds_bucket{le=\"0.005\",stage=\"embed\"} 1",
+            "rerank_stage_duration_seconds_bucket{le=\"0.002\",stage=\"embed\"} 0",
+            "rerank_rank_change_places_sum 2.5",
+            "rerank_score_ratio_count 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_failed_load_counts_but_has_no_duration() {
+        let metrics = Metrics::new();
+        metrics.observe_load("tiny", LoadOutcome::InsufficientMemory, Duration::from_secs(1));
+        let text = metrics.encode();
+        assert!(text.contains("rerank_model_loads_total{model=\"tiny\",outcome=\"insufficient_memory\"} 1"));
+        assert!(!text.contains("rerank_model_load_duration_seconds_count{"));
     }
 }

@@ -1,12 +1,21 @@
 //! The store trait: where documents and their vectors live. Implementations live beside this file and pass one
-//! behaviour suite.
+//! behaviour suite (`tests/tests/stores_behave_alike.rs`). What both share is pure and has its own files: ids
+//! ([`identity`]), documents and their text ([`document`]), filters ([`filter`]), and whether a collection fits
+//! ([`fit`]).
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rerank_crds::server_config::VectorStore;
 use serde_json::{Map, Value};
 
+pub mod document;
 pub mod embedded;
+pub mod filter;
+pub mod fit;
+pub mod identity;
 pub mod qdrant;
 
 /// Stage 1's question.
@@ -30,6 +39,15 @@ pub enum DocumentId {
     Number(u64),
     /// A UUID, or any other text, which is kept in the payload and mapped to a `UUIDv5`.
     Text(String),
+}
+
+impl fmt::Display for DocumentId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(formatter, "{number}"),
+            Self::Text(text) => write!(formatter, "{text:?}"),
+        }
+    }
 }
 
 /// One answer of stage 1, best first.
@@ -109,6 +127,20 @@ pub enum StoreError {
         /// What is wrong and what is allowed.
         message: String,
     },
+    /// A document cannot be kept as it is; nothing of its batch was written.
+    #[error("document {id} cannot be indexed: {message}")]
+    InvalidDocument {
+        /// Its id.
+        id: DocumentId,
+        /// Which field is wrong and what is allowed.
+        message: String,
+    },
+    /// The store's part of the configuration cannot be used; the same call will fail again.
+    #[error("the vector store is not configured correctly: {message}")]
+    Configuration {
+        /// Which setting is wrong and what is allowed.
+        message: String,
+    },
     /// The key was refused.
     #[error("the vector store refused the API key")]
     Unauthorized,
@@ -141,7 +173,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Refuses a collection that does not fit `spec`; warns in the log where no embedding model is recorded.
     async fn check(&self, collection: &str, spec: &CollectionSpec) -> Result<CollectionInfo, StoreError>;
 
-    /// Makes the collection if it is absent (cosine, HNSW) and records `spec` with it; else checks it.
+    /// Makes the collection if it is absent (cosine, HNSW) and records `spec` with it; else checks it. A collection
+    /// without documents and without a record gets the record.
     async fn ensure_collection(&self, collection: &str, spec: &CollectionSpec) -> Result<(), StoreError>;
 
     /// Inserts or replaces; durable when it returns.
@@ -155,4 +188,25 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Flushes and closes what is open on disk.
     async fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Opens the configured store. A Qdrant server is not contacted yet, so the service starts while Qdrant is down; the
+/// folder of an embedded store is opened and locked. `timeout` bounds each call to a Qdrant server.
+///
+/// # Errors
+/// [`StoreError::Configuration`] unless exactly one store is configured and its files can be read.
+pub async fn open_store(config: &VectorStore, timeout: Duration) -> Result<Arc<dyn Store>, StoreError> {
+    match (&config.qdrant, &config.embedded) {
+        (Some(qdrant), None) => Ok(Arc::new(qdrant::QdrantStore::connect(qdrant, timeout)?)),
+        (None, Some(embedded)) => {
+            let embedded = embedded.clone();
+            let opened = tokio::task::spawn_blocking(move || embedded::EmbeddedStore::open(&embedded))
+                .await
+                .map_err(|error| StoreError::Failed { message: format!("opening it did not finish: {error}") })?;
+            Ok(Arc::new(opened?))
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            Err(StoreError::Configuration { message: "vectorStore needs exactly one of: qdrant, embedded".to_owned() })
+        }
+    }
 }

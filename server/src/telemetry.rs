@@ -1,1 +1,110 @@
-//! To come.
+//! Logs: JSON or text on standard error, filtered. I/O: installs the process's subscriber and panic hook.
+//!
+//! Queries and documents never stand above debug level. A panic's message can quote them, so the hook logs where it
+//! happened as an error and what it said at debug level.
+
+use rerank_crds::server_config::LogFormat;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Why logging cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter is not `RUST_LOG` syntax.
+    #[error("the log filter {filter:?} ({setting}) is not valid; use for example `info` or `info,rerank_server=debug`")]
+    Filter {
+        /// As given.
+        filter: String,
+        /// `RUST_LOG` or `logging.filter`.
+        setting: &'static str,
+        /// What is wrong.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Something else has installed a subscriber.
+    #[error("failed to start logging")]
+    Install(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Filter in `RUST_LOG` syntax.
+    pub filter: String,
+    /// Where the filter stands, for errors.
+    pub setting: &'static str,
+    /// JSON or text.
+    pub format: LogFormat,
+}
+
+impl LogOptions {
+    /// The environment's filter wins over the configuration's, the flag's format over the configuration's.
+    pub fn resolve(
+        configured_filter: &str,
+        configured_format: LogFormat,
+        environment: Option<String>,
+        flag: Option<LogFormat>,
+    ) -> Self {
+        let format = flag.unwrap_or(configured_format);
+        match environment.filter(|filter| !filter.trim().is_empty()) {
+            Some(filter) => Self { filter, setting: "RUST_LOG", format },
+            None => Self { filter: configured_filter.to_owned(), setting: "logging.filter", format },
+        }
+    }
+}
+
+/// Starts logging for the whole process.
+pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&options.filter).map_err(|source| TelemetryError::Filter {
+        filter: options.filter.clone(),
+        setting: options.setting,
+        source,
+    })?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let installed = match options.format {
+        LogFormat::Json => registry
+            .with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false))
+            .try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
+    };
+    installed.map_err(TelemetryError::Install)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "Panicked");
+        let payload = panic.payload();
+        let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::debug!(place, message, "Panic message");
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_s_filter_and_the_flag_s_format_win() {
+        let from_config = LogOptions::resolve("warn", LogFormat::Json, None, None);
+        assert_eq!((from_config.filter.as_str(), from_config.setting), ("warn", "logging.filter"));
+        assert_eq!(from_config.format, LogFormat::Json);
+
+        let overridden = LogOptions::resolve("warn", LogFormat::Json, Some("debug".to_owned()), Some(LogFormat::Text));
+        assert_eq!((overridden.filter.as_str(), overridden.setting), ("debug", "RUST_LOG"));
+        assert_eq!(overridden.format, LogFormat::Text);
+    }
+
+    #[test]
+    fn an_empty_variable_is_no_filter() {
+        assert_eq!(LogOptions::resolve("warn", LogFormat::Json, Some("  ".to_owned()), None).filter, "warn");
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_refused_with_where_it_stands() {
+        let options =
+            LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
+        let message = install(&options).unwrap_err().to_string();
+        assert!(message.contains("logging.filter") && message.contains("a=b=c"), "{message}");
+    }
+}

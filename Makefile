@@ -1,0 +1,47 @@
+# The recipes of this project. `make help` prints them.
+
+CARGO ?= cargo
+SERVER := target/debug/rerank-server
+DENY_VERSION := 0.20.2
+DENY := target/tools/bin/cargo-deny
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint deny advisories bench golden models docs
+
+help: ## Print the recipes.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Always the whole workspace: another selection would resolve other features and compile the dependencies again.
+build: ## Build everything, in the one profile that demo, tests and CI share.
+	$(CARGO) build --workspace --locked
+
+demo: build ## Index the corpus, answer five queries in both orders, then serve on loopback.
+	$(SERVER) demo
+
+test: build ## Run every test. Needs Rust and Python 3 (one test calls the server as a Python client does).
+	$(CARGO) test --workspace --locked
+
+lint: deny ## Formatting, clippy and rustdoc without warnings, licences, bans and sources.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+deny: $(DENY)
+	$(DENY) --workspace --all-features check licenses bans sources
+
+advisories: $(DENY) ## Look for known vulnerabilities; fails where the advisory database cannot be reached.
+	$(DENY) --workspace --all-features check advisories
+
+# Unoptimised on purpose: it is compiled in a third of the time and runs for seconds.
+$(DENY):
+	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --debug --root target/tools
+
+bench: build ## Print where the time of a search goes, and the server's own share of it.
+	target/debug/rerank-bench
+
+golden: ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
+	tests/models/golden.sh
+	UPDATE_GOLDEN=1 $(CARGO) test --workspace --locked
+
+models: ## Train the tiny pair again (torch; up to 30 minutes).
+	tests/models/make.sh

@@ -1,0 +1,75 @@
+//! `POST /documents`: embeds documents and stores them. The route exists only where `vectorStore.writable` says so.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ApiState;
+use super::error::{ApiError, ErrorCode};
+use super::exchange::{ActiveRequest, Arrival};
+use super::request::{Fields, parse_json, read_body};
+use super::rerank::check_count;
+use super::service::{IndexRequest, NewDocument};
+use crate::store::DocumentId;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DocumentsBody {
+    collection: Option<String>,
+    documents: Vec<Map<String, Value>>,
+}
+
+impl Fields for DocumentsBody {
+    const FIELDS: &'static [&'static str] = &["collection", "documents"];
+}
+
+#[derive(Debug, Serialize)]
+struct DocumentsAnswer {
+    collection: String,
+    indexed: usize,
+}
+
+/// `POST /documents`.
+pub(super) async fn post(
+    State(state): State<ApiState>,
+    Extension(arrival): Extension<Arrival>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
+    check_count(documents.len(), state.settings.documents)?;
+    let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));
+    let request = IndexRequest { collection, documents: documents.collect::<Result<_, _>>()? };
+    let active = ActiveRequest::begin(arrival);
+    let response = state.service.index(request, &active.context).await;
+    active.answered();
+    let response = response?;
+    Ok(Json(DocumentsAnswer { collection: response.collection, indexed: response.indexed }).into_response())
+}
+
+/// One document: `id`, `text`, and whatever else is payload.
+fn document(index: usize, mut fields: Map<String, Value>) -> Result<NewDocument, ApiError> {
+    let at = |name: &str| format!("documents[{index}].{name}");
+    let malformed = |name: &str, message: &str| ApiError::new(ErrorCode::Malformed, message).field(at(name));
+    let id = match fields.remove("id") {
+        Some(Value::Number(number)) => {
+            DocumentId::Number(number.as_u64().ok_or_else(|| {
+                malformed("id", "a number as id must be a whole one, from 0 to 18446744073709551615")
+            })?)
+        }
+        Some(Value::String(text)) if !text.is_empty() => DocumentId::Text(text),
+        Some(_) => return Err(malformed("id", "the id is neither a whole number nor a text that is not empty")),
+        None => return Err(malformed("id", "the id is missing")),
+    };
+    let text = match fields.remove("text") {
+        Some(Value::String(text)) => text,
+        Some(_) => return Err(malformed("text", "the text is not a string")),
+        None => return Err(malformed("text", "the text is missing")),
+    };
+    Ok(NewDocument { id, text, payload: fields })
+}

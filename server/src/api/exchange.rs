@@ -1,0 +1,235 @@
+//! The outermost layer of every route: the request's id, its span and log line, its metric, its error body, and the net
+//! under a handler that panics. I/O: it logs.
+//!
+//! Neither the path sent nor the query string is logged: both can hold what a person searched for.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use http::header::{AUTHORIZATION, CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
+
+use super::ApiState;
+use super::error::{ApiError, ErrorCode};
+use crate::http::MAXIMUM_HEADERS;
+use crate::search::RequestContext;
+
+/// Header of the request's id, in requests and answers.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id taken over from a client.
+const LONGEST_REQUEST_ID: usize = 64;
+
+/// The request's id, as an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// The client's own where it is 1 to 64 letters, digits and `-_.:`, else a new UUID.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        match given.filter(|text| is_sane_id(text)) {
+            Some(text) => Self(text.into()),
+            None => Self(uuid::Uuid::new_v4().to_string().into()),
+        }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_sane_id(text: &str) -> bool {
+    (1..=LONGEST_REQUEST_ID).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}
+
+/// When the head arrived, as an extension.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival(pub Instant);
+
+/// A request's context, and the guard that fires its token when the handler's future is dropped: hyper drops it when
+/// the client leaves.
+#[derive(Debug)]
+pub struct ActiveRequest {
+    /// For the use case.
+    pub context: RequestContext,
+    guard: DropGuard,
+}
+
+impl ActiveRequest {
+    /// Begins.
+    pub fn begin(arrival: Arrival) -> Self {
+        let cancel = CancellationToken::new();
+        let guard = cancel.clone().drop_guard();
+        Self { context: RequestContext { cancel, arrival: arrival.0 }, guard }
+    }
+
+    /// The answer is there: nothing is left to cancel.
+    pub fn answered(self) {
+        self.guard.disarm();
+    }
+}
+
+/// The layer of the API port.
+pub async fn handle(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    let arrival = Arrival(Instant::now());
+    let id = RequestId::of(request.headers());
+    let route = super::route_of(request.uri().path());
+    request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(arrival);
+    let span = tracing::info_span!(
+        "request",
+        request_id = id.as_str(),
+        method = known_method(request.method()),
+        route,
+        client = tracing::field::Empty
+    );
+    let answer = answer(&state, request, next).instrument(span.clone());
+    let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(response) => response,
+        // The panic hook has logged where it happened; what it said may hold text of the request.
+        Err(_) => ApiError::new(ErrorCode::Internal, "the server failed to answer; its log has the details")
+            .into_response(),
+    };
+    let _entered = span.enter();
+    let error = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = &error {
+        response = render(error, &id);
+        report(&state, error);
+    }
+    let status = response.status().as_u16();
+    state.metrics.count_request(route, status);
+    tracing::info!(status, duration_ms = arrival.0.elapsed().as_secs_f64() * 1e3, "Answered request");
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if state.readiness.is_draining() {
+        // Moves clients with open connections over to another replica before this one goes.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
+    if request.headers().len() > MAXIMUM_HEADERS {
+        return ApiError::new(ErrorCode::HeadersTooLarge, "the request has too many headers")
+            .allowed([format!("at most {MAXIMUM_HEADERS}")])
+            .into_response();
+    }
+    if let Some(keys) = &state.keys {
+        let mut given = request.headers().get_all(AUTHORIZATION).iter();
+        let (first, second) = (given.next(), given.next());
+        // Two headers could be read differently here and in a proxy in front.
+        let header = if second.is_some() { None } else { first };
+        match keys.client_of_header(header.map(HeaderValue::as_bytes)) {
+            Some(client) => {
+                tracing::Span::current().record("client", client);
+            }
+            None => {
+                return ApiError::new(
+                    ErrorCode::Unauthorized,
+                    "the API key is missing or unknown; send `Authorization: Bearer <key>`",
+                )
+                .into_response();
+            }
+        }
+    }
+    next.run(request).await
+}
+
+/// A method of the client's own invention is text of the client.
+fn known_method(method: &http::Method) -> &str {
+    match *method {
+        http::Method::GET
+        | http::Method::POST
+        | http::Method::PUT
+        | http::Method::DELETE
+        | http::Method::HEAD
+        | http::Method::OPTIONS
+        | http::Method::PATCH => method.as_str(),
+        _ => "other",
+    }
+}
+
+/// The error's body and headers.
+fn render(error: &ApiError, id: &RequestId) -> Response {
+    let mut response = (error.code.status(), Json(error.body(id.as_str()))).into_response();
+    let headers = response.headers_mut();
+    if let Some(seconds) = error.retry_after_seconds {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    match error.code {
+        ErrorCode::Unauthorized => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        ErrorCode::MethodNotAllowed => {
+            if let Ok(allow) = HeaderValue::from_str(&error.allowed.join(", ")) {
+                headers.insert(http::header::ALLOW, allow);
+            }
+        }
+        // What is left of the body is not read, so the connection cannot be used again.
+        ErrorCode::TooLarge | ErrorCode::RequestTimeout => {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        _ => {}
+    }
+    response
+}
+
+fn report(state: &ApiState, error: &ApiError) {
+    let code = error.code.as_str();
+    if error.code.is_refusal() {
+        state.metrics.count_refusal(code);
+    }
+    if error.code.status().is_server_error() {
+        tracing::error!(code, cause = error.internal.as_deref().unwrap_or(&error.message), "Request failed");
+    } else {
+        // The message can repeat what the client sent.
+        tracing::debug!(code, message = %error.message, "Request refused");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_for(value: &str) -> RequestId {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_str(value).unwrap());
+        RequestId::of(&headers)
+    }
+
+    #[test]
+    fn a_sane_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_for("abc-1.2_3:4").as_str(), "abc-1.2_3:4");
+        for odd in ["", "a b", "a\"b", &"x".repeat(65), "<script>"] {
+            let id = id_for(odd);
+            assert!(uuid::Uuid::parse_str(id.as_str()).is_ok(), "{odd:?} gave {id:?}");
+        }
+        assert_ne!(RequestId::of(&HeaderMap::new()), RequestId::of(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_dropped_request_fires_its_token_and_an_answered_one_does_not() {
+        let dropped = ActiveRequest::begin(Arrival(Instant::now()));
+        let token = dropped.context.cancel.clone();
+        drop(dropped);
+        assert!(token.is_cancelled());
+
+        let answered = ActiveRequest::begin(Arrival(Instant::now()));
+        let token = answered.context.cancel.clone();
+        answered.answered();
+        assert!(!token.is_cancelled());
+    }
+}

@@ -1,0 +1,64 @@
+//! `GET /v1/models`, on both ports: what is served and in which state, as a list that `OpenAI`'s clients read.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use rerank_crds::catalog::Quantization;
+use serde::Serialize;
+
+use super::ApiState;
+use crate::pool::{ModelState, ModelStatus};
+
+#[derive(Debug, Serialize)]
+pub(super) struct ModelList {
+    object: &'static str,
+    data: Vec<ModelEntry>,
+}
+
+/// One model; each quantization of it has its own state.
+#[derive(Debug, Serialize)]
+struct ModelEntry {
+    id: String,
+    object: &'static str,
+    /// Seconds since 1970; zero, since weights carry no date. Clients require the field.
+    created: u64,
+    owned_by: String,
+    role: &'static str,
+    quantizations: Vec<QuantizationEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct QuantizationEntry {
+    quantization: Quantization,
+    state: ModelState,
+    predicted_memory_bytes: u64,
+    /// Why the last load failed; on the control port only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
+}
+
+/// On the API port: without the reasons of failures, which can name files.
+pub(super) async fn get(State(state): State<ApiState>) -> Json<ModelList> {
+    let without_failures =
+        state.service.models().into_iter().map(|status| ModelStatus { failure: None, ..status }).collect();
+    Json(list(without_failures))
+}
+
+/// Groups states by role and model, in order of their names.
+pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
+    let mut entries: BTreeMap<(&'static str, String), Vec<QuantizationEntry>> = BTreeMap::new();
+    for ModelStatus { name, role, quantization, state, failure, predicted_memory_bytes } in statuses {
+        let entry = QuantizationEntry { quantization, state, predicted_memory_bytes, failure };
+        entries.entry((role, name)).or_default().push(entry);
+    }
+    let data = entries.into_iter().map(|((role, id), quantizations)| ModelEntry {
+        object: "model",
+        created: 0,
+        owned_by: id.split_once('/').map_or("local", |(owner, _)| owner).to_owned(),
+        role,
+        quantizations,
+        id,
+    });
+    ModelList { object: "list", data: data.collect() }
+}

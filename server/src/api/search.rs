@@ -1,0 +1,385 @@
+//! `GET|POST /search` and `POST /search/batch`: wire types, and handlers that extract, call and map.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, http};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rerank_crds::catalog::{InstructionTemplate, Quantization};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ApiState;
+use super::error::{ApiError, ErrorBody, ErrorCode, reason_name};
+use super::exchange::{ActiveRequest, Arrival, RequestId};
+use super::request::{Fields, Parameters, parse_json, read_body};
+use crate::search::{
+    BatchSearchRequest, FallbackReason, InstructionChoice, MAXIMUM_K, MAXIMUM_QUERIES, RerankChoice, SearchRequest,
+    SearchResponse,
+};
+
+/// Results where a request does not say.
+const DEFAULT_K: i64 = 10;
+
+/// Why the answer is in vector order.
+const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
+
+/// Names of the query string of `GET /search`.
+const PARAMETERS: [&str; 11] = [
+    "q",
+    "query",
+    "k",
+    "use_reranker",
+    "rerank_model",
+    "rerank_quantization",
+    "collection",
+    "instruction",
+    "instruction_template",
+    "filter",
+    "score_threshold",
+];
+
+/// What searches have in common, as sent.
+#[derive(Debug, Default)]
+struct SearchOptions {
+    k: Option<i64>,
+    use_reranker: Option<bool>,
+    rerank_model: Option<String>,
+    rerank_quantization: Option<String>,
+    collection: Option<String>,
+    instruction: Option<String>,
+    instruction_template: Option<String>,
+    filter: Option<Value>,
+    score_threshold: Option<f64>,
+}
+
+/// Body of `POST /search`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchBody {
+    q: Option<String>,
+    query: Option<String>,
+    k: Option<i64>,
+    use_reranker: Option<bool>,
+    rerank_model: Option<String>,
+    rerank_quantization: Option<String>,
+    collection: Option<String>,
+    instruction: Option<String>,
+    instruction_template: Option<String>,
+    filter: Option<Value>,
+    score_threshold: Option<f64>,
+}
+
+impl Fields for SearchBody {
+    const FIELDS: &'static [&'static str] = &PARAMETERS;
+}
+
+/// Body of `POST /search/batch`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchBody {
+    queries: Vec<String>,
+    k: Option<i64>,
+    use_reranker: Option<bool>,
+    rerank_model: Option<String>,
+    rerank_quantization: Option<String>,
+    collection: Option<String>,
+    instruction: Option<String>,
+    instruction_template: Option<String>,
+    filter: Option<Value>,
+    score_threshold: Option<f64>,
+}
+
+impl Fields for BatchBody {
+    const FIELDS: &'static [&'static str] = &[
+        "queries",
+        "k",
+        "use_reranker",
+        "rerank_model",
+        "rerank_quantization",
+        "collection",
+        "instruction",
+        "instruction_template",
+        "filter",
+        "score_threshold",
+    ];
+}
+
+/// Answer of `POST /search/batch`.
+#[derive(Debug, Serialize)]
+struct BatchAnswer<'a> {
+    responses: Vec<BatchItem<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum BatchItem<'a> {
+    Answer(&'a SearchResponse),
+    Error(ErrorBody<'a>),
+}
+
+/// `GET /search`.
+pub(super) async fn get(
+    State(state): State<ApiState>,
+    Extension(arrival): Extension<Arrival>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let request = request_of_query(query.as_deref())?;
+    search(&state, request, arrival).await
+}
+
+/// `POST /search`.
+pub(super) async fn post(
+    State(state): State<ApiState>,
+    Extension(arrival): Extension<Arrival>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    Parameters::parse(query.as_deref(), &[])?;
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let SearchBody {
+        q,
+        query,
+        k,
+        use_reranker,
+        rerank_model,
+        rerank_quantization,
+        collection,
+        instruction,
+        instruction_template,
+        filter,
+        score_threshold,
+    } = parse_json(&headers, &bytes)?;
+    let options = SearchOptions {
+        k,
+        use_reranker,
+        rerank_model,
+        rerank_quantization,
+        collection,
+        instruction,
+        instruction_template,
+        filter,
+        score_threshold,
+    };
+    let request = SearchRequest { query: one_query(q, query)?, ..request_of(options)? };
+    search(&state, request, arrival).await
+}
+
+/// `POST /search/batch`.
+pub(super) async fn batch(
+    State(state): State<ApiState>,
+    Extension(arrival): Extension<Arrival>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let BatchBody {
+        queries,
+        k,
+        use_reranker,
+        rerank_model,
+        rerank_quantization,
+        collection,
+        instruction,
+        instruction_template,
+        filter,
+        score_threshold,
+    } = parse_json(&headers, &bytes)?;
+    let allowed = format!("1 to {MAXIMUM_QUERIES}");
+    if queries.is_empty() {
+        return Err(ApiError::new(ErrorCode::OutOfRange, "there is no query").field("queries").allowed([allowed]));
+    }
+    if queries.len() > MAXIMUM_QUERIES {
+        return Err(ApiError::new(ErrorCode::TooLarge, format!("there are {} queries", queries.len()))
+            .field("queries")
+            .allowed([allowed]));
+    }
+    let options = SearchOptions {
+        k,
+        use_reranker,
+        rerank_model,
+        rerank_quantization,
+        collection,
+        instruction,
+        instruction_template,
+        filter,
+        score_threshold,
+    };
+    let request = BatchSearchRequest { queries, template: request_of(options)? };
+    let active = ActiveRequest::begin(arrival);
+    let answers = state.service.search_batch(request, &active.context).await;
+    active.answered();
+    let answers: Vec<Result<SearchResponse, ApiError>> =
+        answers?.into_iter().map(|answer| answer.map_err(ApiError::from)).collect();
+    for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        if let Some(cause) = &error.internal {
+            tracing::error!(code = error.code.as_str(), cause, "Query of a batch failed");
+        }
+    }
+    let responses = answers
+        .iter()
+        .map(|answer| match answer {
+            Ok(answer) => BatchItem::Answer(answer),
+            Err(error) => BatchItem::Error(error.body(id.as_str())),
+        })
+        .collect();
+    let mut response = Json(BatchAnswer { responses }).into_response();
+    let reason = answers.iter().flatten().find_map(|answer| answer.fallback.as_ref()).map(|fallback| fallback.reason);
+    mark_fallback(&mut response, reason);
+    Ok(response)
+}
+
+async fn search(state: &ApiState, request: SearchRequest, arrival: Arrival) -> Result<Response, ApiError> {
+    let active = ActiveRequest::begin(arrival);
+    let answer = state.service.search(request, &active.context).await;
+    active.answered();
+    let answer = answer?;
+    let mut response = Json(&answer).into_response();
+    mark_fallback(&mut response, answer.fallback.as_ref().map(|fallback| fallback.reason));
+    Ok(response)
+}
+
+/// Says in the headers that the order is the vector order though the reranker was asked for.
+fn mark_fallback(response: &mut Response, reason: Option<FallbackReason>) {
+    let Some(reason) = reason.map(reason_name) else { return };
+    let headers = response.headers_mut();
+    headers.insert(FALLBACK, HeaderValue::from_static(reason));
+    if let Ok(warning) = HeaderValue::from_str(&format!("199 rerank-server \"vector order: {reason}\"")) {
+        headers.insert(http::header::WARNING, warning);
+    }
+}
+
+fn request_of_query(query: Option<&str>) -> Result<SearchRequest, ApiError> {
+    let parameters = Parameters::parse(query, &PARAMETERS)?;
+    let text = |name| parameters.text(name).map(str::to_owned);
+    let filter = parameters.text("filter").map(|text| {
+        serde_json::from_str(text).map_err(|error| {
+            ApiError::new(ErrorCode::Malformed, format!("filter is not valid JSON: {error}")).field("filter")
+        })
+    });
+    let options = SearchOptions {
+        k: parameters.integer("k")?,
+        use_reranker: parameters.boolean("use_reranker")?,
+        rerank_model: text("rerank_model"),
+        rerank_quantization: text("rerank_quantization"),
+        collection: text("collection"),
+        instruction: text("instruction"),
+        instruction_template: text("instruction_template"),
+        filter: filter.transpose()?,
+        score_threshold: parameters.number("score_threshold")?,
+    };
+    Ok(SearchRequest { query: one_query(text("q"), text("query"))?, ..request_of(options)? })
+}
+
+fn one_query(q: Option<String>, query: Option<String>) -> Result<String, ApiError> {
+    match (q, query) {
+        (Some(_), Some(_)) => {
+            Err(ApiError::new(ErrorCode::Malformed, "q and query are the same field, give one of them").field("query"))
+        }
+        (Some(text), None) | (None, Some(text)) => {
+            if text.trim().is_empty() {
+                return Err(ApiError::new(ErrorCode::OutOfRange, "the query is empty")
+                    .field("q")
+                    .allowed(["at least one character that is not white space"]));
+            }
+            Ok(text)
+        }
+        (None, None) => Err(ApiError::new(ErrorCode::Malformed, "q is missing").field("q")),
+    }
+}
+
+fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
+    let SearchOptions {
+        k,
+        use_reranker,
+        rerank_model,
+        rerank_quantization,
+        collection,
+        instruction,
+        instruction_template,
+        filter,
+        score_threshold,
+    } = options;
+    let k = k.unwrap_or(DEFAULT_K);
+    let count = usize::try_from(k).ok().filter(|k| (1..=MAXIMUM_K).contains(k)).ok_or_else(|| {
+        ApiError::new(ErrorCode::OutOfRange, format!("k is {k}")).field("k").allowed([format!("1 to {MAXIMUM_K}")])
+    })?;
+    if let Some(filter) = &filter
+        && !filter.is_object()
+    {
+        return Err(ApiError::new(ErrorCode::InvalidFilter, "filter is not a JSON object such as {\"must\": [...]}")
+            .field("filter"));
+    }
+    Ok(SearchRequest {
+        query: String::new(),
+        k: count,
+        collection,
+        use_reranker,
+        reranker: RerankChoice {
+            model: rerank_model,
+            quantization: rerank_quantization.as_deref().map(quantization).transpose()?,
+        },
+        instruction: instruction_choice(instruction, instruction_template)?,
+        filter,
+        score_threshold: score_threshold.map(threshold).transpose()?,
+    })
+}
+
+fn quantization(text: &str) -> Result<Quantization, ApiError> {
+    match text {
+        "float32" => Ok(Quantization::Float32),
+        "float16" => Ok(Quantization::Float16),
+        "bfloat16" => Ok(Quantization::Bfloat16),
+        "int8" => Ok(Quantization::Int8),
+        other => Err(ApiError::new(ErrorCode::OutOfRange, format!("there is no quantization {other:?}"))
+            .field("rerank_quantization")
+            .allowed(["float32", "float16", "bfloat16", "int8"])),
+    }
+}
+
+/// A template by name or a text of one's own, not both.
+pub(super) fn instruction_choice(
+    text: Option<String>,
+    template: Option<String>,
+) -> Result<Option<InstructionChoice>, ApiError> {
+    let template = match template.as_deref() {
+        None => None,
+        Some("general") => Some(InstructionTemplate::General),
+        Some("technical") => Some(InstructionTemplate::Technical),
+        Some("code") => Some(InstructionTemplate::Code),
+        Some("qa") => Some(InstructionTemplate::Qa),
+        Some(other) => {
+            return Err(ApiError::new(ErrorCode::OutOfRange, format!("there is no instruction template {other:?}"))
+                .field("instruction_template")
+                .allowed(["general", "technical", "code", "qa"]));
+        }
+    };
+    match (text, template) {
+        (Some(_), Some(_)) => Err(ApiError::new(
+            ErrorCode::OutOfRange,
+            "instruction and instruction_template exclude each other, give one of them",
+        )
+        .field("instruction")
+        .allowed(["instruction", "instruction_template"])),
+        (Some(text), None) if text.trim().is_empty() => {
+            Err(ApiError::new(ErrorCode::OutOfRange, "the instruction is empty")
+                .field("instruction")
+                .allowed(["a sentence, or leave the field out"]))
+        }
+        (Some(text), None) => Ok(Some(InstructionChoice::Text(text))),
+        (None, template) => Ok(template.map(InstructionChoice::Template)),
+    }
+}
+
+fn threshold(value: f64) -> Result<f32, ApiError> {
+    if !(0.0..=1.0).contains(&value) {
+        return Err(ApiError::new(ErrorCode::OutOfRange, format!("score_threshold is {value}"))
+            .field("score_threshold")
+            .allowed(["0 to 1"]));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "between 0 and 1 only digits beyond float32 are lost")]
+    Ok(value as f32)
+}

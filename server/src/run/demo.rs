@@ -1,0 +1,104 @@
+//! `demo`: indexes the corpus, prints five queries in both orders, then serves. I/O.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rerank_crds::ServerConfig;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::search::both_orders;
+use super::serve::Server;
+use super::{Failure, index, log_for_a_person};
+use crate::args::{DemoArguments, ExitCode};
+use crate::comparison::{Comparison, Style};
+use crate::demo::{self, DemoQuery};
+use crate::metrics::Metrics;
+use crate::search::SearchRequest;
+use crate::shutdown::Signals;
+use crate::wiring::Parts;
+
+/// Rows of each table.
+const ROWS: usize = 8;
+
+pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
+    let DemoArguments { models, corpus, data, port, once, log } = arguments;
+    log_for_a_person(&log)?;
+    let queries = demo::queries(&corpus).map_err(anyhow::Error::from)?;
+    let mut signals = Signals::register().context("failed to listen for signals")?;
+    let collections = data.join(demo::COLLECTIONS_FOLDER);
+    if collections.exists() {
+        std::fs::remove_dir_all(&collections)
+            .with_context(|| format!("failed to empty {}", collections.display()))?;
+    }
+    std::fs::create_dir_all(&collections).with_context(|| format!("failed to make {}", collections.display()))?;
+
+    let address = free_address(port).await?;
+    let config: Arc<ServerConfig> = Arc::new(demo::config(&models, &data, address));
+    config.validate().context("the demo's configuration is not valid").map_err(Failure::configuration)?;
+    let metrics = Arc::new(Metrics::new());
+    let parts = Parts::open(Arc::clone(&config), Arc::clone(&metrics), false).await.context("failed to start")?;
+    let shown = tokio::select! {
+        shown = show(&parts, &corpus.join("corpus.jsonl"), &queries) => shown,
+        _ = signals.next() => {
+            parts.close().await;
+            return Ok(ExitCode::Failure);
+        }
+    };
+    if shown.is_err() || once {
+        parts.close().await;
+        shown?;
+        return Ok(ExitCode::Success);
+    }
+    let server = Server::bind(&config, metrics).await?;
+    let query = queries.first().map_or("", |query| query.text.as_str());
+    print!("{}", demo::suggestions(server.api_address, server.control_address, query));
+    server.run(parts, &mut signals, Duration::ZERO).await;
+    Ok(ExitCode::Success)
+}
+
+async fn show(parts: &Parts, corpus: &std::path::Path, queries: &[DemoQuery]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    println!(
+        "Two-stage search with the tiny models {} and {}: trained for this demo, good enough to show the difference,\n\
+         no measure of what real models do. ** and * mark documents that people judged relevant.\n",
+        demo::EMBEDDER,
+        demo::RERANKER
+    );
+    let report =
+        index::file_into(parts, corpus.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
+    println!("{} documents indexed in {:.1} s\n", report.indexed, report.seconds);
+    let style = Style::of_standard_output();
+    for (number, query) in queries.iter().enumerate() {
+        let request = SearchRequest { query: query.text.clone(), k: ROWS, ..SearchRequest::default() };
+        let (vector, reranked) = both_orders(parts, request, true).await?;
+        let comparison = Comparison {
+            query: &query.text,
+            vector: &vector,
+            reranked: reranked.as_ref(),
+            grades: Some(&query.grades),
+            rows: ROWS,
+        };
+        println!("{}", comparison.render(style));
+        if number == 0 {
+            tracing::info!(seconds = began.elapsed().as_secs_f64(), "First answer");
+        }
+    }
+    Ok(())
+}
+
+/// The port on loopback, or a free one where it is taken; says so.
+async fn free_address(port: u16) -> anyhow::Result<SocketAddr> {
+    let wanted = SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = match TcpListener::bind(wanted).await {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            println!("Port {port} is taken, so a free one is used.");
+            TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.context("failed to find a free port")?
+        }
+        Err(error) => return Err(error).with_context(|| format!("failed to listen on {wanted}")),
+    };
+    listener.local_addr().context("failed to read the port")
+}

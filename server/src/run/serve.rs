@@ -1,0 +1,188 @@
+//! `serve`: both listeners, preload, and an end without a cut request. I/O.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use rerank_crds::ServerConfig;
+use rerank_crds::server_config::{Loading, Listen};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, log_as_configured, read_config};
+use crate::access::ApiKeys;
+use crate::api::control::{self, ControlState};
+use crate::api::request::BODY_READ_TIMEOUT;
+use crate::api::service::Service;
+use crate::api::{self, ApiSettings, ApiState};
+use crate::args::{ExitCode, ServeArguments};
+use crate::http::{self, Drained, ListenerOptions};
+use crate::metrics::Metrics;
+use crate::pool::PoolError;
+use crate::shutdown::{Readiness, Signals};
+use crate::wiring::Parts;
+
+/// Added to `timeouts.requestSeconds` for the time that requests under way may take at the end: reading the body
+/// counts from the head's arrival, writing the answer comes on top.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> {
+    let ServeArguments { config, log, drain_delay_seconds } = arguments;
+    let config = read_config(&config.config)?;
+    log_as_configured(&config, &log)?;
+    let mut signals = Signals::register().context("failed to listen for signals")?;
+    let server = Server::bind(&config, Arc::new(Metrics::new())).await?;
+    let opening = Parts::open(Arc::clone(&config), Arc::clone(&server.metrics), true);
+    let parts = tokio::select! {
+        parts = opening => parts.context("failed to start")?,
+        _ = signals.next() => return Ok(ExitCode::Success),
+    };
+    server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await;
+    Ok(ExitCode::Success)
+}
+
+/// Both listeners, open; the control port is already being served.
+#[derive(Debug)]
+pub(super) struct Server {
+    config: Arc<ServerConfig>,
+    api: TcpListener,
+    keys: Option<Arc<ApiKeys>>,
+    /// All metrics.
+    pub(super) metrics: Arc<Metrics>,
+    readiness: Readiness,
+    service: Arc<OnceLock<Arc<dyn Service>>>,
+    control: JoinHandle<Drained>,
+    control_stop: CancellationToken,
+    /// Where the API listens.
+    pub(super) api_address: SocketAddr,
+    /// Where the control port listens.
+    pub(super) control_address: SocketAddr,
+}
+
+impl Server {
+    /// Reads the keys, opens both ports and serves the control port.
+    pub(super) async fn bind(config: &Arc<ServerConfig>, metrics: Arc<Metrics>) -> Result<Self, Failure> {
+        let Listen { api_address, control_address } = config.listen;
+        let keys = config.access.api_keys_file.as_deref().map(ApiKeys::load).transpose();
+        let keys = keys.map_err(Failure::configuration)?.map(Arc::new);
+        let api = http::bind(api_address, "API", "listen.apiAddress").await.map_err(anyhow::Error::from)?;
+        let control = http::bind(control_address, "control port", "listen.controlAddress")
+            .await
+            .map_err(anyhow::Error::from)?;
+        let control_address = control.local_addr().context("failed to read the control port's address")?;
+        let readiness = Readiness::default();
+        let service = Arc::new(OnceLock::new());
+        let state = ControlState {
+            service: Arc::clone(&service),
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+        };
+        let control_stop = CancellationToken::new();
+        let options = ListenerOptions { drain_timeout: Duration::from_secs(1), ..ListenerOptions::default() };
+        let control =
+            tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
+        let clients = keys.as_ref().map_or(0, |keys| keys.len());
+        let api_address = api.local_addr().context("failed to read the API's address")?;
+        tracing::info!(api = %api_address, control = %control_address, clients, "Listening");
+        Ok(Self {
+            config: Arc::clone(config),
+            api,
+            keys,
+            metrics,
+            readiness,
+            service,
+            control,
+            control_stop,
+            api_address,
+            control_address,
+        })
+    }
+
+    /// Serves until a signal comes, then ends without cutting a request.
+    pub(super) async fn run(self, parts: Parts, signals: &mut Signals, drain_delay: Duration) {
+        let Self {
+            config,
+            api,
+            keys,
+            metrics,
+            readiness,
+            service,
+            control,
+            control_stop,
+            api_address: _,
+            control_address: _,
+        } = self;
+        let shared: Arc<dyn Service> = Arc::new(parts.clone());
+        service.get_or_init(|| Arc::clone(&shared));
+        let state = ApiState {
+            service: shared,
+            settings: Arc::new(settings(&config)),
+            keys,
+            metrics: Arc::clone(&metrics),
+            readiness: readiness.clone(),
+        };
+        let request_timeout = Duration::from_secs(u64::try_from(config.timeouts.request_seconds).unwrap_or(30));
+        let options = ListenerOptions { drain_timeout: request_timeout + DRAIN_MARGIN, ..ListenerOptions::default() };
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(http::serve(api, api::router(state), options, Some(metrics), stop.clone()));
+        let preloading = tokio::spawn(become_ready(parts.clone(), readiness.clone()));
+
+        let signal = signals.next().await;
+        readiness.drain();
+        preloading.abort();
+        let delay = signal.drain_delay(drain_delay);
+        tracing::info!(?signal, delay_seconds = delay.as_secs(), "Draining");
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            // A second signal means now.
+            _ = signals.next() => {}
+        }
+        stop.cancel();
+        match serving.await {
+            Ok(Drained::Completely) => tracing::info!("Answered every request under way"),
+            Ok(Drained::Cut { connections }) => {
+                tracing::warn!(connections, "Closed connections whose requests took too long");
+            }
+            Err(error) => tracing::error!(%error, "The listener ended early"),
+        }
+        parts.close().await;
+        control_stop.cancel();
+        if let Err(error) = control.await {
+            tracing::error!(%error, "The control port ended early");
+        }
+        tracing::info!("Stopped");
+    }
+}
+
+fn settings(config: &ServerConfig) -> ApiSettings {
+    let limits = &config.api.limits;
+    ApiSettings {
+        body_bytes: usize::try_from(limits.body_bytes).unwrap_or(0),
+        body_read_timeout: BODY_READ_TIMEOUT,
+        documents: usize::try_from(limits.documents).unwrap_or(0),
+        writable: config.vector_store.as_ref().is_some_and(|store| store.writable),
+    }
+}
+
+/// With `lifecycle.loading: Preload`, readiness comes after the models; a load that fails is tried again and told by
+/// the probes meanwhile.
+async fn become_ready(parts: Parts, readiness: Readiness) {
+    if parts.config.lifecycle.loading == Loading::Preload {
+        let models = parts.deployed_models();
+        readiness.starting("models are being loaded");
+        while let Err(error) = parts.pool.preload(&models).await {
+            if matches!(error, PoolError::ShuttingDown) {
+                return;
+            }
+            let message = crate::chain::describe(&error);
+            let retry_after = Duration::from_secs(error.retry_after_seconds());
+            tracing::error!(error = message, retry_after_seconds = retry_after.as_secs(), "Could not preload models");
+            readiness.starting(&message);
+            tokio::time::sleep(retry_after).await;
+        }
+    }
+    readiness.ready();
+    tracing::info!("Ready");
+}

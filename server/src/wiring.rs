@@ -1,0 +1,287 @@
+//! Puts the parts together: store, models, pool, use case, as the configuration says. I/O: opens the store; models are
+//! loaded later. Nothing here decides anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rerank_crds::ServerConfig;
+use rerank_crds::catalog::EngineKind;
+use serde_json::{Map, Value};
+
+use crate::api::service::{IndexRequest, IndexResponse, NewDocument, Service};
+use crate::engine::weights::{self, WeightsError};
+use crate::engine::{EngineError, EngineLoader, ModelRole};
+use crate::metrics::Metrics;
+use crate::models::{ConfiguredModels, device_kind};
+use crate::pool::{ModelKey, ModelPool, ModelStatus, PoolOptions};
+use crate::search::{
+    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
+    Searcher, SearcherOptions,
+};
+use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
+
+/// How long the end may wait for models and the store to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the parts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum WiringError {
+    /// The store cannot be opened.
+    #[error("failed to open the vector store")]
+    Store(#[source] StoreError),
+    /// No engine can be started.
+    #[error("failed to start the engine")]
+    Engine(#[source] EngineError),
+}
+
+/// Everything that answers requests.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub config: Arc<ServerConfig>,
+    /// The use case.
+    pub searcher: Arc<Searcher>,
+    /// Loaded models.
+    pub pool: Arc<ModelPool>,
+    /// What can be loaded.
+    pub models: Arc<ConfiguredModels>,
+    /// What loads it.
+    pub loader: Arc<dyn EngineLoader>,
+    /// Where documents live; None for a service that only reranks.
+    pub store: Option<Arc<dyn Store>>,
+}
+
+/// The engine of this build. `show_progress`: loads draw a bar on a terminal.
+pub fn engine_loader(config: &ServerConfig, show_progress: bool) -> Result<Arc<dyn EngineLoader>, WiringError> {
+    if config.engine == EngineKind::Packed {
+        return Err(WiringError::Engine(EngineError::Unsupported {
+            message: "this build has no engine `Packed`; set engine to Auto or Mistralrs".to_owned(),
+        }));
+    }
+    #[cfg(feature = "mistralrs")]
+    {
+        let loader = crate::engine::mistralrs::MistralrsLoader::new(show_progress).map_err(WiringError::Engine)?;
+        Ok(Arc::new(loader))
+    }
+    #[cfg(not(feature = "mistralrs"))]
+    {
+        let _ = show_progress;
+        Err(WiringError::Engine(EngineError::Unsupported {
+            message: "this build has no engine; build it with the feature `mistralrs`".to_owned(),
+        }))
+    }
+}
+
+/// What the configuration lets be loaded, planned for the engine's device.
+pub fn models(config: &Arc<ServerConfig>, loader: &dyn EngineLoader) -> Result<Arc<ConfiguredModels>, WiringError> {
+    let memory = loader.memory().map_err(WiringError::Engine)?;
+    Ok(ConfiguredModels::new(Arc::clone(config), device_kind(&memory), EngineKind::Mistralrs))
+}
+
+/// Length of the embedding model's vectors, from its folder. None where no embedding model is configured.
+pub fn embedding_dimension(models: &ConfiguredModels, keys: &[ModelKey]) -> Result<Option<usize>, WeightsError> {
+    let Some(embedder) = keys.iter().find(|key| key.role == ModelRole::Embedder) else { return Ok(None) };
+    let directory = models.directory(embedder)?;
+    weights::inspect(&directory, ModelRole::Embedder).map(|info| Some(info.config.hidden_size))
+}
+
+/// Opens the configured store, where there is one.
+pub async fn store(config: &ServerConfig) -> Result<Option<Arc<dyn Store>>, StoreError> {
+    let timeout = Duration::from_secs(u64::try_from(config.timeouts.vector_search_seconds).unwrap_or(1));
+    match &config.vector_store {
+        Some(store) => open_store(store, timeout).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+impl Parts {
+    /// Opens the store and connects everything. No model is loaded yet. `show_progress`: see
+    /// [`engine_loader`].
+    pub async fn open(
+        config: Arc<ServerConfig>,
+        metrics: Arc<Metrics>,
+        show_progress: bool,
+    ) -> Result<Self, WiringError> {
+        let store = store(&config).await.map_err(WiringError::Store)?;
+        let loader = engine_loader(&config, show_progress)?;
+        let models = models(&config, loader.as_ref())?;
+        let pool = ModelPool::new(
+            PoolOptions::from_config(&config.lifecycle),
+            Arc::clone(&models) as _,
+            Arc::clone(&loader),
+            Arc::clone(&metrics),
+        );
+        let searcher = Arc::new(Searcher::new(SearcherOptions {
+            config: Arc::clone(&config),
+            store: store.clone(),
+            pool: Arc::clone(&pool),
+            metrics,
+        }));
+        Ok(Self { config, searcher, pool, models, loader, store })
+    }
+
+    /// The models that are deployed: embedder and reranker, without those that only a request may ask for.
+    pub fn deployed_models(&self) -> Vec<ModelKey> {
+        let served = self.searcher.served();
+        let embedder = served.embedder().filter(|_| self.store.is_some());
+        embedder.into_iter().chain(served.deployed_reranker()).cloned().collect()
+    }
+
+    /// Unloads models and closes the store, within a bounded time.
+    pub async fn close(self) {
+        let closing = async {
+            self.pool.shutdown().await;
+            if let Some(store) = &self.store
+                && let Err(error) = store.close().await
+            {
+                tracing::warn!(error = crate::chain::describe(&error), "Could not close the vector store");
+            }
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
+            tracing::warn!(seconds = CLOSE_TIMEOUT.as_secs(), "Models and store were not closed in time");
+        }
+    }
+
+    fn collection<'a>(&'a self, asked: Option<&str>) -> Result<&'a rerank_crds::server_config::Collection, SearchError> {
+        let collections = self.config.vector_store.as_ref().map_or(&[][..], |store| store.collections());
+        let found = match asked {
+            None => collections.first(),
+            Some(name) => collections.iter().find(|collection| collection.name == name),
+        };
+        found.ok_or_else(|| SearchError::UnknownCollection {
+            collection: asked.unwrap_or_default().to_owned(),
+            served: collections.iter().map(|collection| collection.name.clone()).collect(),
+        })
+    }
+
+    /// What a collection of vectors of this length must be made for.
+    pub fn collection_spec(&self, dimension: usize) -> CollectionSpec {
+        CollectionSpec {
+            dimension,
+            embedding_model: self.config.embedding.model.clone().unwrap_or_default(),
+            embedding_revision: self.config.embedding.revision.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Service for Parts {
+    async fn search(&self, request: SearchRequest, context: &RequestContext) -> Result<SearchResponse, SearchError> {
+        self.searcher.search(request, context).await
+    }
+
+    async fn search_batch(
+        &self,
+        request: BatchSearchRequest,
+        context: &RequestContext,
+    ) -> Result<Vec<Result<SearchResponse, SearchError>>, SearchError> {
+        self.searcher.search_batch(request, context).await
+    }
+
+    async fn rerank(&self, request: RerankRequest, context: &RequestContext) -> Result<RerankResponse, SearchError> {
+        self.searcher.rerank(request, context).await
+    }
+
+    async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {
+        let store = self.store.as_ref().ok_or(SearchError::NotConfigured)?;
+        let collection = self.collection(request.collection.as_deref())?;
+        let seconds = u64::try_from(self.config.timeouts.request_seconds).unwrap_or(1);
+        let deadline = context.arrival + Duration::from_secs(seconds);
+        let work = async {
+            let (texts, rest): (Vec<_>, Vec<_>) = request
+                .documents
+                .into_iter()
+                .map(|NewDocument { id, text, payload }| (text, (id, payload)))
+                .unzip();
+            // Checked before anything is embedded, so that a bad document costs no work.
+            let payloads: Vec<_> = rest
+                .into_iter()
+                .zip(&texts)
+                .map(|((id, payload), text)| {
+                    with_text(payload, &collection.text_field, text).map(|payload| (id, payload))
+                })
+                .collect::<Result<_, _>>()?;
+            let vectors = self.searcher.embed_documents(&texts, context).await?;
+            let Some(dimension) = vectors.first().map(Vec::len) else {
+                return Ok(0);
+            };
+            let documents: Vec<Document> = payloads
+                .into_iter()
+                .zip(vectors)
+                .map(|((id, payload), vector)| Document { id, vector, payload })
+                .collect();
+            let indexed = documents.len();
+            store
+                .ensure_collection(&collection.name, &self.collection_spec(dimension))
+                .await
+                .map_err(SearchError::Store)?;
+            store.upsert(&collection.name, documents).await.map_err(SearchError::Store)?;
+            Ok(indexed)
+        };
+        let indexed = tokio::time::timeout_at(deadline, work).await.map_err(|_| SearchError::DeadlineExceeded)??;
+        Ok(IndexResponse { collection: collection.name.clone(), indexed })
+    }
+
+    fn models(&self) -> Vec<ModelStatus> {
+        self.pool.statuses()
+    }
+}
+
+/// Puts a text at the collection's text field, making the objects on the way.
+fn with_text(mut payload: Map<String, Value>, path: &str, text: &str) -> Result<Map<String, Value>, SearchError> {
+    let refuse = |message: String, allowed: &str| SearchError::OutOfRange {
+        field: "documents",
+        message,
+        allowed: allowed.to_owned(),
+    };
+    let mut keys: Vec<&str> = path.split('.').collect();
+    let is_plain = |key: &&str| !key.is_empty() && !key.contains(['[', ']', '"']);
+    if !keys.iter().all(is_plain) {
+        return Err(refuse(
+            format!("documents of this collection cannot be sent through the API: its textField is {path:?}"),
+            "`rerank-server index` with documents that have the field",
+        ));
+    }
+    let last = keys.pop().unwrap_or(path);
+    let mut fields = &mut payload;
+    for key in keys {
+        let inner = fields.entry(key).or_insert_with(|| Value::Object(Map::new()));
+        fields = inner.as_object_mut().ok_or_else(|| {
+            refuse(format!("payload field {key:?} is in the way of the text at {path:?}"), "an object, or nothing there")
+        })?;
+    }
+    if fields.insert(last.to_owned(), Value::String(text.to_owned())).is_some() {
+        return Err(refuse(
+            format!("payload field {path:?} is where the text is kept"),
+            "the text in `text`, and nothing at its place in the payload",
+        ));
+    }
+    Ok(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn put(payload: Value, path: &str) -> Result<Value, String> {
+        let payload = payload.as_object().cloned().unwrap();
+        with_text(payload, path, "Mars").map(Value::Object).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_text_goes_to_the_collection_s_text_field() {
+        assert_eq!(put(json!({"lang": "en"}), "text"), Ok(json!({"lang": "en", "text": "Mars"})));
+        assert_eq!(put(json!({"body": {"n": 1}}), "body.text"), Ok(json!({"body": {"n": 1, "text": "Mars"}})));
+        assert_eq!(put(json!({}), "a.b.c"), Ok(json!({"a": {"b": {"c": "Mars"}}})));
+    }
+
+    #[test]
+    fn a_payload_in_the_way_of_the_text_is_refused() {
+        assert!(put(json!({"body": "x"}), "body").unwrap_err().contains("where the text is kept"));
+        assert!(put(json!({"body": 1}), "body.text").unwrap_err().contains("in the way"));
+        assert!(put(json!({}), "parts[].text").unwrap_err().contains("cannot be sent through the API"));
+    }
+}
