@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use super::{ModelConfig, WeightsError, read_json};
@@ -164,10 +164,11 @@ fn read_header(path: &Path) -> Result<(u64, Vec<(String, Vec<usize>)>), WeightsE
     if header_bytes > MAXIMUM_HEADER_BYTES || header_bytes.saturating_add(8) > bytes {
         return Err(damaged(format!("its header claims {header_bytes} bytes, the file has {bytes}")));
     }
-    let mut header = length.to_vec();
+    let mut header = Vec::new();
     file.take(header_bytes).read_to_end(&mut header).map_err(unreadable)?;
-    let (_, metadata) =
-        SafeTensors::read_metadata(&header).map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
+    // Reading it checks that the tensors lie one behind another and are as long as their shapes say.
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
     let tensors = metadata.tensors();
     let data_bytes = tensors.values().map(|tensor| tensor.data_offsets.1).max().unwrap_or(0) as u64;
     let expected = header_bytes.saturating_add(8).saturating_add(data_bytes);
