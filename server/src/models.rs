@@ -206,3 +206,169 @@ fn narrow(value: i32) -> usize {
 fn wide(value: i32) -> u64 {
     u64::try_from(value).unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use rerank_crds::catalog::CustomReranker;
+    use rerank_crds::server_config::AllowedOverride;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+    use serde_json::json;
+
+    use super::*;
+    use crate::fakes::{byte_level_tokenizer_json, model_key};
+
+    const TINY: &str = "acme/tiny-reranker";
+    const TINY_EMBEDDER: &str = "acme/tiny-embedder";
+
+    /// A folder that passes the checks of weights: one layer, of which no engine could compute anything.
+    fn write_model(weights: &Path, model: &str, role: ModelRole) {
+        let folder = weights.join(model);
+        std::fs::create_dir_all(&folder).unwrap();
+        let (architecture, prefix) = match role {
+            ModelRole::Reranker => ("Qwen3ForCausalLM", "model."),
+            ModelRole::Embedder => ("Qwen3Model", ""),
+        };
+        let config = json!({
+            "architectures": [architecture], "model_type": "qwen3", "hidden_act": "silu", "num_hidden_layers": 1,
+            "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 4, "vocab_size": 265, "tie_word_embeddings": true, "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "torch_dtype": "float32",
+        });
+        std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        std::fs::write(folder.join("tokenizer.json"), byte_level_tokenizer_json()).unwrap();
+        let zeros = vec![0_u8; 265 * 8 * 4];
+        let tensor = |shape: &[usize]| {
+            let bytes = shape.iter().product::<usize>() * 4;
+            TensorView::new(Dtype::F32, shape.to_vec(), &zeros[..bytes]).unwrap()
+        };
+        let tensors: BTreeMap<String, TensorView<'_>> = [
+            (format!("{prefix}embed_tokens.weight"), tensor(&[265, 8])),
+            (format!("{prefix}layers.0.self_attn.q_proj.weight"), tensor(&[8, 8])),
+            (format!("{prefix}norm.weight"), tensor(&[8])),
+        ]
+        .into();
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
+    }
+
+    fn config(weights: &Path) -> ServerConfig {
+        let mut config = ServerConfig::default();
+        config.weights.directory = weights.to_owned();
+        config.embedding.model = Some(TINY_EMBEDDER.to_owned());
+        config.reranker.model = Some(TINY.to_owned());
+        config
+    }
+
+    fn reranker(model: &str, quantization: Quantization) -> ModelKey {
+        model_key(ModelRole::Reranker, model, quantization)
+    }
+
+    fn models(config: ServerConfig, device: DeviceKind) -> Arc<ConfiguredModels> {
+        ConfiguredModels::new(Arc::new(config), device, EngineKind::Mistralrs)
+    }
+
+    #[test]
+    fn a_model_is_planned_from_its_folder_and_its_inputs_are_made_by_its_own_tokenizer() {
+        let weights = tempfile::tempdir().unwrap();
+        write_model(weights.path(), TINY, ModelRole::Reranker);
+        write_model(weights.path(), TINY_EMBEDDER, ModelRole::Embedder);
+        let models = models(config(weights.path()), DeviceKind::Cpu);
+        for key in models.keys() {
+            let plan = models.describe(&key).unwrap();
+            assert_eq!(plan.spec.directory, weights.path().join(&key.model));
+            assert_eq!(plan.spec.max_length, 4_096, "the model has no more positions");
+            assert_eq!(plan.spec.token_budget, 4_096, "on a CPU one prompt of full length");
+            assert!(plan.predicted_bytes > 64_000_000, "the fixed overhead alone is 64 MB");
+            match (models.input(&key, &plan).unwrap(), key.role) {
+                (ModelInput::Rerank(prompt), ModelRole::Reranker) => assert_ne!(prompt.yes_token, prompt.no_token),
+                (ModelInput::Embed(prompt), ModelRole::Embedder) => assert_eq!(prompt.document("ab").0.len(), 3),
+                (input, role) => panic!("{input:?} for {role:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_configured_batch_is_the_deployed_models_and_others_have_their_row() {
+        let weights = tempfile::tempdir().unwrap();
+        let mut config = config(weights.path());
+        config.reranker.batch_size = Some(7);
+        let quantizations = vec![Quantization::Float16, Quantization::Int8];
+        config.reranker.allowed_overrides =
+            vec![AllowedOverride { model: "Qwen/Qwen3-Reranker-4B".to_owned(), quantizations }];
+        let models = models(config, DeviceKind::Cuda);
+        let batch = |model, quantization| models.batch(&reranker(model, quantization), 32_768);
+        let deployed = Batch { size: 7, token_budget: 8_192, max_length: 8_192 };
+        assert_eq!(batch(TINY, Quantization::Float16), deployed, "at least one prompt of full length");
+        let large = |size: i32| Batch { size, token_budget: size * 512, max_length: 8_192 };
+        assert_eq!(batch("Qwen/Qwen3-Reranker-4B", Quantization::Float16), large(32));
+        assert_eq!(batch("Qwen/Qwen3-Reranker-4B", Quantization::Int8), large(64));
+    }
+
+    #[test]
+    fn a_fix_is_offered_only_where_it_takes_less() {
+        let weights = tempfile::tempdir().unwrap();
+        let [small, .., large] = &RERANKERS;
+        let models = models(config(weights.path()), DeviceKind::Cuda);
+        let fixes = |model: &str, shape: &ModelShape, quantization| {
+            let key = reranker(model, quantization);
+            let batch = models.batch(&key, 32_768);
+            let predicted = models.predict(shape, quantization, batch);
+            let alternatives = models.alternatives(&key, shape, batch, predicted);
+            assert!(alternatives.iter().all(|(_, bytes)| *bytes < predicted));
+            alternatives.into_iter().map(|(fix, _)| fix).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            fixes(large.id, &large.shape, Quantization::Float16),
+            [MemoryFix::SmallerBatch, MemoryFix::Int8, MemoryFix::SmallerModel]
+        );
+        let of_the_smallest = fixes(small.id, &small.shape, Quantization::Int8);
+        assert_eq!(of_the_smallest, [MemoryFix::SmallerBatch], "no smaller model, no smaller precision");
+    }
+
+    #[test]
+    fn a_users_own_prompt_and_answer_tokens_are_used() {
+        let weights = tempfile::tempdir().unwrap();
+        write_model(weights.path(), TINY, ModelRole::Reranker);
+        let mut config = config(weights.path());
+        config.reranker.custom = vec![CustomReranker {
+            model: TINY.to_owned(),
+            embedding_models: Vec::new(),
+            batch_sizes: BTreeMap::new(),
+            prompt: Prompt { prefix: "Q:".to_owned(), body: "{query}|{document}".to_owned(), suffix: "A:".to_owned() },
+            scoring: Scoring { yes_token: "1".to_owned(), no_token: "0".to_owned() },
+        }];
+        let models = models(config, DeviceKind::Cpu);
+        let key = reranker(TINY, Quantization::Float16);
+        let plan = models.describe(&key).unwrap();
+        let ModelInput::Rerank(prompt) = models.input(&key, &plan).unwrap() else { panic!("a reranker's input") };
+        assert_eq!((prompt.yes_token, prompt.no_token), (u32::from(b'1'), u32::from(b'0')));
+        let pairs = prompt.encode("unused", "x", &["y"]).unwrap();
+        assert_eq!(crate::fakes::text_of(&pairs.prompts[0]), "Q:x|yA:");
+    }
+
+    #[test]
+    fn a_revision_belongs_to_the_deployed_model() {
+        let weights = tempfile::tempdir().unwrap();
+        let mut config = config(weights.path());
+        config.reranker.revision = Some("v1".to_owned());
+        config.embedding.revision = Some("v2".to_owned());
+        let models = models(config, DeviceKind::Cpu);
+        assert_eq!(models.revision(&reranker(TINY, Quantization::Int8)), Some("v1"));
+        assert_eq!(models.revision(&reranker("another", Quantization::Float16)), None);
+        assert_eq!(models.revision(&model_key(ModelRole::Embedder, TINY_EMBEDDER, Quantization::Float16)), Some("v2"));
+    }
+
+    #[test]
+    fn what_is_not_configured_or_not_there_is_refused_by_name() {
+        let weights = tempfile::tempdir().unwrap();
+        let models = models(config(weights.path()), DeviceKind::Cpu);
+        let refused = models.describe(&reranker("stranger", Quantization::Float16)).unwrap_err();
+        assert_eq!(refused.to_string(), "model \"stranger\" is not configured as reranker");
+        let refused = models.describe(&reranker(TINY, Quantization::Float16)).unwrap_err();
+        assert!(matches!(refused, SourceError::Weights(WeightsError::Missing { .. })), "{refused}");
+    }
+}

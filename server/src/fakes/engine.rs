@@ -367,6 +367,5 @@ fn vector_of(tokens: &[u32]) -> Vec<f32> {
         *value = class.map(|_| 1.0_f32).sum::<f32>() + 0.01;
     }
     let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-    vector.iter_mut().for_each(|value| *value /= length);
-    vector
+    vector.into_iter().map(|value| value / length).collect()
 }

@@ -78,7 +78,10 @@ enum StageTwo {
     NotAsked,
     /// The request asks for it, the configuration says no.
     Disabled,
-    Rerank { key: ModelKey, instruction: String },
+    Rerank {
+        key: ModelKey,
+        instruction: String,
+    },
 }
 
 /// A query with its vector, and what was taken for it beforehand.
@@ -190,8 +193,7 @@ impl Searcher {
         }
         let collection = self.served.collection(request.collection.as_deref())?.to_owned();
         let enabled = self.config.reranker.enabled;
-        let instruction =
-            validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
+        let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         let asked = request.use_reranker.unwrap_or(enabled);
         let stage_two = if enabled {
             // Names are resolved even where they are not used, so that a typo is told.
@@ -240,8 +242,7 @@ impl Searcher {
                 StageTwo::NotAsked | StageTwo::Disabled => None,
             }
         };
-        let (vectors, reranker) =
-            tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
+        let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
         Ok((vectors?, reranker))
     }
 
@@ -323,7 +324,7 @@ impl Searcher {
         reranking_time: Option<Duration>,
     ) -> SearchResponse {
         let num_candidates = candidates.len();
-        let mut reranker = None;
+        let mut used = None;
         let mut fallback = None;
         let reranking_used = matches!(order, Order::Reranked(_));
         let results = match order {
@@ -332,9 +333,9 @@ impl Searcher {
                 in_vector_order(candidates, plan.k)
             }
             Order::Reranked(reranked) => {
-                reranker = Some(RerankerName::from(&reranked.key));
-                for scored in &reranked.scored {
-                    self.metrics.observe_score(scored.score);
+                used = Some(RerankerName::from(&reranked.key));
+                for pair in &reranked.scored {
+                    self.metrics.observe_score(pair.score);
                 }
                 let results = in_reranked_order(candidates, reranked, plan.k, plan.score_threshold);
                 if let Some(places) = ranking::mean_change(results.iter().map(|result| result.rank_change)) {
@@ -350,7 +351,7 @@ impl Searcher {
             search_time_ms: milliseconds(timings.store),
             reranking_time_ms: reranking_time.map(milliseconds),
             reranking_used,
-            reranker,
+            reranker: used,
             fallback,
             timings,
         }
