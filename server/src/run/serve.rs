@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, log_as_configured, read_config};
+use super::{Failure, log_as_configured, progress_is_seen, read_config};
 use crate::access::ApiKeys;
 use crate::api::control::{self, ControlState};
 use crate::api::request::BODY_READ_TIMEOUT;
@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> 
     log_as_configured(&config, &log)?;
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let server = Server::bind(&config, Arc::new(Metrics::new())).await?;
-    let opening = Parts::open(Arc::clone(&config), Arc::clone(&server.metrics), true);
+    let opening = Parts::open(Arc::clone(&config), Arc::clone(&server.metrics), progress_is_seen());
     let parts = tokio::select! {
         parts = opening => parts.context("failed to start")?,
         _ = signals.next() => return Ok(ExitCode::Success),
