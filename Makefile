@@ -37,7 +37,7 @@ $(DENY):
 	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --debug --root target/tools
 
 bench: build ## Print where the time of a search goes, and the server's own share of it.
-	$(CARGO) bench --workspace --locked
+	target/debug/rerank-bench
 
 golden: ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
 	tests/models/golden.sh

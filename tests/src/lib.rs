@@ -1,9 +1,11 @@
 //! What tests that cross crates need: the judged corpus, measures of a ranking, the tiny models, a Qdrant server on
 //! loopback, the real server as a child process. Nothing here ships.
 
+pub mod bm25;
 pub mod corpus;
 pub mod http;
 pub mod measures;
 pub mod models;
 pub mod python;
 pub mod qdrant_server;
+pub mod service;
