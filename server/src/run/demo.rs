@@ -31,8 +31,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let collections = data.join(demo::COLLECTIONS_FOLDER);
     if collections.exists() {
-        std::fs::remove_dir_all(&collections)
-            .with_context(|| format!("failed to empty {}", collections.display()))?;
+        std::fs::remove_dir_all(&collections).with_context(|| format!("failed to empty {}", collections.display()))?;
     }
     std::fs::create_dir_all(&collections).with_context(|| format!("failed to make {}", collections.display()))?;
 
