@@ -72,6 +72,11 @@ fn report(Failure { code, error }: Failure) -> std::process::ExitCode {
     code.into()
 }
 
+/// Whether a person sees the bars that loads draw on standard error; in a log they would be noise.
+fn progress_is_seen() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
+}
+
 /// Reads and checks the configuration.
 fn read_config(path: &Path) -> Result<Arc<ServerConfig>, Failure> {
     let text = std::fs::read_to_string(path)

@@ -8,7 +8,7 @@ use rerank_crds::catalog::Quantization;
 use serde::Serialize;
 
 use super::ApiState;
-use crate::pool::{ModelState, ModelStatus};
+use crate::pool::{ModelState, ModelStatus, WarmUp};
 
 #[derive(Debug, Serialize)]
 pub(super) struct ModelList {
@@ -33,6 +33,12 @@ struct QuantizationEntry {
     quantization: Quantization,
     state: ModelState,
     predicted_memory_bytes: u64,
+    /// What came back when it was last unloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freed_memory_bytes: Option<u64>,
+    /// What the largest batch took after the last load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm_up: Option<WarmUp>,
     /// Why the last load failed; on the control port only.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
@@ -48,8 +54,19 @@ pub(super) async fn get(State(state): State<ApiState>) -> Json<ModelList> {
 /// Groups states by role and model, in order of their names.
 pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
     let mut entries: BTreeMap<(&'static str, String), Vec<QuantizationEntry>> = BTreeMap::new();
-    for ModelStatus { name, role, quantization, state, failure, predicted_memory_bytes } in statuses {
-        let entry = QuantizationEntry { quantization, state, predicted_memory_bytes, failure };
+    for status in statuses {
+        let ModelStatus {
+            name,
+            role,
+            quantization,
+            state,
+            failure,
+            predicted_memory_bytes,
+            freed_memory_bytes,
+            warm_up,
+        } = status;
+        let entry =
+            QuantizationEntry { quantization, state, predicted_memory_bytes, freed_memory_bytes, warm_up, failure };
         entries.entry((role, name)).or_default().push(entry);
     }
     let data = entries.into_iter().map(|((role, id), quantizations)| ModelEntry {

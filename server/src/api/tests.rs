@@ -157,6 +157,8 @@ impl Service for FakeService {
             state: ModelState::Failed,
             failure: Some("/secret/path is truncated".to_owned()),
             predicted_memory_bytes: 1_200,
+            freed_memory_bytes: None,
+            warm_up: None,
         }]
     }
 }

@@ -1,6 +1,7 @@
 //! `demo`: indexes the corpus, prints five queries in both orders, then serves. I/O.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let collections = data.join(demo::COLLECTIONS_FOLDER);
     if collections.exists() {
-        std::fs::remove_dir_all(&collections)
-            .with_context(|| format!("failed to empty {}", collections.display()))?;
+        std::fs::remove_dir_all(&collections).with_context(|| format!("failed to empty {}", collections.display()))?;
     }
     std::fs::create_dir_all(&collections).with_context(|| format!("failed to make {}", collections.display()))?;
 
@@ -40,8 +40,9 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     config.validate().context("the demo's configuration is not valid").map_err(Failure::configuration)?;
     let metrics = Arc::new(Metrics::new());
     let parts = Parts::open(Arc::clone(&config), Arc::clone(&metrics), false).await.context("failed to start")?;
+    let documents = corpus.join("corpus.jsonl");
     let shown = tokio::select! {
-        shown = show(&parts, &corpus.join("corpus.jsonl"), &queries) => shown,
+        shown = show(&parts, &documents, &queries) => shown,
         _ = signals.next() => {
             parts.close().await;
             return Ok(ExitCode::Failure);
@@ -59,7 +60,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-async fn show(parts: &Parts, corpus: &std::path::Path, queries: &[DemoQuery]) -> anyhow::Result<()> {
+async fn show(parts: &Parts, documents: &Path, queries: &[DemoQuery]) -> anyhow::Result<()> {
     let began = Instant::now();
     println!(
         "Two-stage search with the tiny models {} and {}: trained for this demo, good enough to show the difference,\n\
@@ -68,7 +69,7 @@ async fn show(parts: &Parts, corpus: &std::path::Path, queries: &[DemoQuery]) ->
         demo::RERANKER
     );
     let report =
-        index::file_into(parts, corpus.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
+        index::file_into(parts, documents.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
     println!("{} documents indexed in {:.1} s\n", report.indexed, report.seconds);
     let style = Style::of_standard_output();
     for (number, query) in queries.iter().enumerate() {

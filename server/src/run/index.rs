@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, log_for_a_person, read_config};
+use super::{Failure, log_for_a_person, progress_is_seen, read_config};
 use crate::args::{ExitCode, IndexArguments};
 use crate::index::{self, IndexOptions, IndexReport};
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ pub(super) async fn run(arguments: IndexArguments) -> Result<ExitCode, Failure> 
     let config = read_config(&config.config)?;
     log_for_a_person(&log)?;
     let mut signals = Signals::register().context("failed to listen for signals")?;
-    let parts = Parts::open(config, Arc::new(Metrics::new()), true).await.context("failed to start")?;
+    let parts = Parts::open(config, Arc::new(Metrics::new()), progress_is_seen()).await.context("failed to start")?;
     let cancel = CancellationToken::new();
     let interrupted = tokio::spawn({
         let cancel = cancel.clone();

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, log_for_a_person, read_config};
+use super::{Failure, log_for_a_person, progress_is_seen, read_config};
 use crate::args::{ExitCode, SearchArguments};
 use crate::comparison::{Comparison, Style};
 use crate::metrics::Metrics;
@@ -17,7 +17,7 @@ pub(super) async fn run(arguments: SearchArguments) -> Result<ExitCode, Failure>
     let SearchArguments { config, query, k, collection, no_rerank, json, log } = arguments;
     let config = read_config(&config.config)?;
     log_for_a_person(&log)?;
-    let parts = Parts::open(config, Arc::new(Metrics::new()), true).await.context("failed to start")?;
+    let parts = Parts::open(config, Arc::new(Metrics::new()), progress_is_seen()).await.context("failed to start")?;
     let request = SearchRequest { query, k: usize::from(k), collection, ..SearchRequest::default() };
     let printed = print(&parts, request, no_rerank, json).await;
     parts.close().await;
