@@ -172,7 +172,7 @@ pub fn documentation() -> String {
          \"allowed\": [\"1 to 1000\"], \"request_id\": \"...\"}}\n```\n\n`field`, `allowed` and `reason` are left out where they say \
          nothing. Every 503 has the header `Retry-After`. The text of a 5xx is generic: what happened stands in the log. A head that is \
          no HTTP, or larger than 16 KiB, is answered by the HTTP library itself (400, 431) without a body. Made from the code: \
-         `UPDATE_GOLDEN=1 cargo test -p rerank-server error` writes this file.\n\n| code | status | meaning |\n|---|---|---|\n",
+         `UPDATE_GOLDEN=1 cargo test --workspace --lib error` writes this file.\n\n| code | status | meaning |\n|---|---|---|\n",
     );
     for code in ErrorCode::ALL {
         let (name, status, meaning) = code.row();

@@ -10,5 +10,5 @@ pub(crate) fn assert_current(path: &str, made: &str) {
         return;
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(committed, made, "{path} is not current; write it with `UPDATE_GOLDEN=1 cargo test -p rerank-server`");
+    assert_eq!(committed, made, "{path} is not current; write it with `UPDATE_GOLDEN=1 cargo test --workspace --lib`");
 }
