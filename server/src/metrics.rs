@@ -345,7 +345,7 @@ impl Metrics {
     pub fn documentation(&self) -> String {
         let mut text = String::from(
             "# Metrics\n\nServed as OpenMetrics text at `/metrics` on the control port (9090). Made from the code: `UPDATE_GOLDEN=1 cargo \
-             test -p rerank-server metrics` writes this file.\n\nLabel values are closed sets: routes are the server's own, models \
+             test --workspace --lib metrics` writes this file.\n\nLabel values are closed sets: routes are the server's own, models \
              are those of the configuration, never text of a request.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n",
         );
         for row in &self.descriptions {
