@@ -81,10 +81,7 @@ impl ApiKeys {
             }
             let digest = Sha256::digest(key.as_bytes()).into();
             if let Some(other) = clients.iter().find(|client| client.digest == digest) {
-                return Err(content_error(
-                    path,
-                    format!("clients {:?} and {name:?} have the same key", other.name),
-                ));
+                return Err(content_error(path, format!("clients {:?} and {name:?} have the same key", other.name)));
             }
             clients.push(Client { name, digest });
         }

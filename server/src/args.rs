@@ -233,10 +233,7 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_refused_with_the_range() {
-        for line in [
-            ["rerank-server", "search", "-k", "0", "q"],
-            ["rerank-server", "search", "-k", "1001", "q"],
-        ] {
+        for line in [["rerank-server", "search", "-k", "0", "q"], ["rerank-server", "search", "-k", "1001", "q"]] {
             let error = CommandLine::try_parse_from(line).unwrap_err().to_string();
             assert!(error.contains("1..=1000"), "{error}");
         }

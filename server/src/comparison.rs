@@ -210,8 +210,7 @@ mod tests {
             search_time_ms: 2.0,
             reranking_time_ms: reranked.then_some(30.0),
             reranking_used: reranked,
-            reranker: reranked
-                .then(|| RerankerName { model: "tiny".to_owned(), quantization: Quantization::Float32 }),
+            reranker: reranked.then(|| RerankerName { model: "tiny".to_owned(), quantization: Quantization::Float32 }),
             fallback: None,
             timings: Timings::default(),
         }
@@ -245,8 +244,7 @@ mod tests {
         let long = "火星は赤い惑星として知られている。".repeat(20);
         let vector = response(vec![result(1, 0.6, 1, 0, &long)], false);
         let reranked = response(vec![result(1, 0.6, 1, 0, &"long words ".repeat(50))], true);
-        let comparison =
-            Comparison { query: "q", vector: &vector, reranked: Some(&reranked), grades: None, rows: 5 };
+        let comparison = Comparison { query: "q", vector: &vector, reranked: Some(&reranked), grades: None, rows: 5 };
         for line in comparison.render(Style::Plain).lines() {
             assert!(line.width() <= 110, "{} columns: {line}", line.width());
         }

@@ -79,8 +79,11 @@ pub fn queries(corpus: &Path) -> Result<Vec<DemoQuery>, DemoError> {
     let path = corpus.join("queries.jsonl");
     let mut texts: HashMap<String, String> = HashMap::new();
     for (index, line) in read(&path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let query: QueryLine = serde_json::from_str(line)
-            .map_err(|error| DemoError::Line { path: path.clone(), line: index + 1, message: error.to_string() })?;
+        let query: QueryLine = serde_json::from_str(line).map_err(|error| DemoError::Line {
+            path: path.clone(),
+            line: index + 1,
+            message: error.to_string(),
+        })?;
         texts.insert(query.id, query.text);
     }
     let mut grades = judgements(&corpus.join("qrels").join("test.tsv"))?;
@@ -97,11 +100,8 @@ pub fn queries(corpus: &Path) -> Result<Vec<DemoQuery>, DemoError> {
 fn judgements(path: &Path) -> Result<HashMap<String, Grades>, DemoError> {
     let mut judgements: HashMap<String, Grades> = HashMap::new();
     for (index, line) in read(path)?.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
-        let bad = |message: &str| DemoError::Line {
-            path: path.to_owned(),
-            line: index + 1,
-            message: message.to_owned(),
-        };
+        let bad =
+            |message: &str| DemoError::Line { path: path.to_owned(), line: index + 1, message: message.to_owned() };
         let mut fields = line.split('\t');
         let (Some(query), Some(document), Some(grade), None) =
             (fields.next(), fields.next(), fields.next(), fields.next())

@@ -74,7 +74,9 @@ pub enum HttpError {
 
 fn bind_advice(source: &std::io::Error, setting: &str) -> String {
     match source.kind() {
-        std::io::ErrorKind::AddrInUse => format!("another process uses it; stop that one or choose another in {setting}"),
+        std::io::ErrorKind::AddrInUse => {
+            format!("another process uses it; stop that one or choose another in {setting}")
+        }
         std::io::ErrorKind::PermissionDenied => {
             format!("ports below 1024 need a privilege; choose another in {setting}")
         }
@@ -83,11 +85,7 @@ fn bind_advice(source: &std::io::Error, setting: &str) -> String {
 }
 
 /// Opens a listening socket. `setting` names where the address comes from, for the error.
-pub async fn bind(
-    address: SocketAddr,
-    purpose: &'static str,
-    setting: &'static str,
-) -> Result<TcpListener, HttpError> {
+pub async fn bind(address: SocketAddr, purpose: &'static str, setting: &'static str) -> Result<TcpListener, HttpError> {
     TcpListener::bind(address).await.map_err(|source| HttpError::Bind { address, purpose, setting, source })
 }
 

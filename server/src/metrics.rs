@@ -227,8 +227,12 @@ impl Metrics {
     /// Registers every metric.
     pub fn new() -> Self {
         let mut to = Registration { registry: Registry::with_prefix("rerank"), descriptions: Vec::new() };
-        let requests =
-            to.counter("requests", &["route", "code"], "Requests answered, by route and HTTP status code.", Family::default());
+        let requests = to.counter(
+            "requests",
+            &["route", "code"],
+            "Requests answered, by route and HTTP status code.",
+            Family::default(),
+        );
         let stages: HistogramFamily<StageLabels> = to.histogram(
             "stage_duration",
             Unit::Seconds,

@@ -178,9 +178,7 @@ impl MemoryFix {
             Self::SmallerModel => "a smaller model (reranker.model)",
             Self::Int8 => "int8 weights (quantization: int8)",
             Self::SmallerBatch => "a smaller batch (reranker.tokenBudget, reranker.batchSize)",
-            Self::ShorterUnloadTimeout => {
-                "a shorter lifecycle.unloadTimeoutSeconds, so that other models leave sooner"
-            }
+            Self::ShorterUnloadTimeout => "a shorter lifecycle.unloadTimeoutSeconds, so that other models leave sooner",
         }
     }
 }

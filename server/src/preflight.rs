@@ -111,13 +111,7 @@ impl Report {
     }
 
     /// Notes a finding.
-    pub fn find(
-        &mut self,
-        check: Check,
-        severity: Severity,
-        subject: impl Into<String>,
-        message: impl Into<String>,
-    ) {
+    pub fn find(&mut self, check: Check, severity: Severity, subject: impl Into<String>, message: impl Into<String>) {
         self.findings.push(Finding { check, severity, subject: subject.into(), message: message.into() });
     }
 

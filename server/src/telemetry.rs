@@ -64,17 +64,20 @@ pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let installed = match options.format {
-        LogFormat::Json => registry
-            .with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false))
-            .try_init(),
-        LogFormat::Text => registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init(),
+        LogFormat::Json => {
+            registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()
+        }
+        LogFormat::Text => {
+            registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
+        }
     };
     installed.map_err(TelemetryError::Install)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "Panicked");
         let payload = panic.payload();
-        let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let message =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         tracing::debug!(place, message, "Panic message");
     }));
     Ok(())
@@ -102,8 +105,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused_with_where_it_stands() {
-        let options =
-            LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
+        let options = LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
         let message = install(&options).unwrap_err().to_string();
         assert!(message.contains("logging.filter") && message.contains("a=b=c"), "{message}");
     }

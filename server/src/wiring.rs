@@ -143,7 +143,10 @@ impl Parts {
         }
     }
 
-    fn collection<'a>(&'a self, asked: Option<&str>) -> Result<&'a rerank_crds::server_config::Collection, SearchError> {
+    fn collection<'a>(
+        &'a self,
+        asked: Option<&str>,
+    ) -> Result<&'a rerank_crds::server_config::Collection, SearchError> {
         let collections = self.config.vector_store.as_ref().map_or(&[][..], |store| store.collections());
         let found = match asked {
             None => collections.first(),
@@ -189,11 +192,8 @@ impl Service for Parts {
         let seconds = u64::try_from(self.config.timeouts.request_seconds).unwrap_or(1);
         let deadline = context.arrival + Duration::from_secs(seconds);
         let work = async {
-            let (texts, rest): (Vec<_>, Vec<_>) = request
-                .documents
-                .into_iter()
-                .map(|NewDocument { id, text, payload }| (text, (id, payload)))
-                .unzip();
+            let (texts, rest): (Vec<_>, Vec<_>) =
+                request.documents.into_iter().map(|NewDocument { id, text, payload }| (text, (id, payload))).unzip();
             // Checked before anything is embedded, so that a bad document costs no work.
             let payloads: Vec<_> = rest
                 .into_iter()
@@ -248,7 +248,10 @@ fn with_text(mut payload: Map<String, Value>, path: &str, text: &str) -> Result<
     for key in keys {
         let inner = fields.entry(key).or_insert_with(|| Value::Object(Map::new()));
         fields = inner.as_object_mut().ok_or_else(|| {
-            refuse(format!("payload field {key:?} is in the way of the text at {path:?}"), "an object, or nothing there")
+            refuse(
+                format!("payload field {key:?} is in the way of the text at {path:?}"),
+                "an object, or nothing there",
+            )
         })?;
     }
     if fields.insert(last.to_owned(), Value::String(text.to_owned())).is_some() {

@@ -59,9 +59,7 @@ async fn ready(State(state): State<ControlState>) -> Response {
     match state.readiness.phase() {
         Phase::Starting { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "starting", Some(&detail)),
         Phase::Ready => answer(StatusCode::OK, "ready", None),
-        Phase::Draining => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Some("the process is shutting down"))
-        }
+        Phase::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Some("the process is shutting down")),
     }
 }
 

@@ -56,16 +56,15 @@ pub(super) async fn post(
 fn document(index: usize, mut fields: Map<String, Value>) -> Result<NewDocument, ApiError> {
     let at = |name: &str| format!("documents[{index}].{name}");
     let malformed = |name: &str, message: &str| ApiError::new(ErrorCode::Malformed, message).field(at(name));
-    let id = match fields.remove("id") {
-        Some(Value::Number(number)) => {
-            DocumentId::Number(number.as_u64().ok_or_else(|| {
+    let id =
+        match fields.remove("id") {
+            Some(Value::Number(number)) => DocumentId::Number(number.as_u64().ok_or_else(|| {
                 malformed("id", "a number as id must be a whole one, from 0 to 18446744073709551615")
-            })?)
-        }
-        Some(Value::String(text)) if !text.is_empty() => DocumentId::Text(text),
-        Some(_) => return Err(malformed("id", "the id is neither a whole number nor a text that is not empty")),
-        None => return Err(malformed("id", "the id is missing")),
-    };
+            })?),
+            Some(Value::String(text)) if !text.is_empty() => DocumentId::Text(text),
+            Some(_) => return Err(malformed("id", "the id is neither a whole number nor a text that is not empty")),
+            None => return Err(malformed("id", "the id is missing")),
+        };
     let text = match fields.remove("text") {
         Some(Value::String(text)) => text,
         Some(_) => return Err(malformed("text", "the text is not a string")),

@@ -100,17 +100,29 @@ impl ErrorCode {
     /// The code as written, its status, and what it means: the one table.
     fn row(self) -> (&'static str, u16, &'static str) {
         match self {
-            Self::Malformed => {
-                ("malformed", 400, "the body or query string cannot be read: not JSON, a wrong type, a field missing or given twice")
+            Self::Malformed => (
+                "malformed",
+                400,
+                "the body or query string cannot be read: not JSON, a wrong type, a field missing or given twice",
+            ),
+            Self::UnknownField => {
+                ("unknown_field", 400, "a field or parameter that does not exist; `allowed` lists those that do")
             }
-            Self::UnknownField => ("unknown_field", 400, "a field or parameter that does not exist; `allowed` lists those that do"),
             Self::InvalidFilter => ("invalid_filter", 400, "the filter is not one of Qdrant's"),
             Self::Unauthorized => ("unauthorized", 401, "the API key is missing or unknown"),
-            Self::UnknownModel => ("unknown_model", 404, "the model or quantization is not served; `allowed` lists what is"),
-            Self::UnknownCollection => ("unknown_collection", 404, "the collection is not served; `allowed` lists those that are"),
-            Self::SearchNotConfigured => ("search_not_configured", 404, "the service has no vector store, it only reranks"),
+            Self::UnknownModel => {
+                ("unknown_model", 404, "the model or quantization is not served; `allowed` lists what is")
+            }
+            Self::UnknownCollection => {
+                ("unknown_collection", 404, "the collection is not served; `allowed` lists those that are")
+            }
+            Self::SearchNotConfigured => {
+                ("search_not_configured", 404, "the service has no vector store, it only reranks")
+            }
             Self::NotFound => ("not_found", 404, "no such route; `allowed` lists those that exist"),
-            Self::MethodNotAllowed => ("method_not_allowed", 405, "the route does not know the method; `allowed` lists those it does"),
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", 405, "the route does not know the method; `allowed` lists those it does")
+            }
             Self::RequestTimeout => ("request_timeout", 408, "the body did not arrive within 30 seconds"),
             Self::TooLarge => ("too_large", 413, "the body or a list is too large; `allowed` tells the limit"),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "the content type is not `application/json`"),
@@ -119,12 +131,18 @@ impl ErrorCode {
             Self::ClientClosedRequest => ("client_closed_request", 499, "the client left; seen in metrics only"),
             Self::Internal => ("internal", 500, "a fault of the server; its log has the details under the request id"),
             Self::StoreFailed => ("store_failed", 502, "the vector store answered with a failure"),
-            Self::StoreUnavailable => {
-                ("store_unavailable", 503, "the vector store cannot be used: down, wrong key, or its collection is missing or does not fit")
-            }
+            Self::StoreUnavailable => (
+                "store_unavailable",
+                503,
+                "the vector store cannot be used: down, wrong key, or its collection is missing or does not fit",
+            ),
             Self::StoreTimeout => ("store_timeout", 504, "the vector store did not answer in time"),
             Self::EmbedderUnavailable => ("embedder_unavailable", 503, "the embedding model cannot run"),
-            Self::RerankerUnavailable => ("reranker_unavailable", 503, "the reranker cannot run, on a route without vector order; `reason` tells why"),
+            Self::RerankerUnavailable => (
+                "reranker_unavailable",
+                503,
+                "the reranker cannot run, on a route without vector order; `reason` tells why",
+            ),
             Self::Overloaded => ("overloaded", 503, "too much work is waiting"),
             Self::DeadlineExceeded => ("deadline_exceeded", 504, "the request's deadline passed"),
         }

@@ -98,8 +98,9 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
         // The panic hook has logged where it happened; what it said may hold text of the request.
-        Err(_) => ApiError::new(ErrorCode::Internal, "the server failed to answer; its log has the details")
-            .into_response(),
+        Err(_) => {
+            ApiError::new(ErrorCode::Internal, "the server failed to answer; its log has the details").into_response()
+        }
     };
     let _entered = span.enter();
     let error = response.extensions_mut().remove::<ApiError>();

@@ -26,7 +26,12 @@ pub trait Fields {
 }
 
 /// Reads a whole body: 413 above `limit` bytes, 408 after `timeout`.
-pub async fn read_body(headers: &HeaderMap, mut body: Body, limit: usize, timeout: Duration) -> Result<Bytes, ApiError> {
+pub async fn read_body(
+    headers: &HeaderMap,
+    mut body: Body,
+    limit: usize,
+    timeout: Duration,
+) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > limit as u64) {
         discard(body).await;
@@ -172,9 +177,9 @@ impl Parameters {
 
     fn parsed<Value: std::str::FromStr>(&self, name: &str, what: &str) -> Result<Option<Value>, ApiError> {
         self.text(name).map_or(Ok(None), |text| {
-            text.parse().map(Some).map_err(|_| {
-                ApiError::new(ErrorCode::Malformed, format!("{name} is {text:?}, not {what}")).field(name)
-            })
+            text.parse()
+                .map(Some)
+                .map_err(|_| ApiError::new(ErrorCode::Malformed, format!("{name} is {text:?}, not {what}")).field(name))
         })
     }
 }

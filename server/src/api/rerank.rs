@@ -118,16 +118,8 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, ApiError> {
     let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
-    let RerankBody {
-        query,
-        documents,
-        texts,
-        model,
-        top_n,
-        return_documents,
-        instruction,
-        instruction_template,
-    } = parse_json(&headers, &bytes)?;
+    let RerankBody { query, documents, texts, model, top_n, return_documents, instruction, instruction_template } =
+        parse_json(&headers, &bytes)?;
     if texts.is_some() {
         return Err(ApiError::new(ErrorCode::OutOfRange, "texts and documents exclude each other, give one of them")
             .field("texts")

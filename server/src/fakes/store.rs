@@ -113,9 +113,7 @@ impl Inner {
     }
 
     fn collection(&mut self, name: &str) -> Result<&mut Collection, StoreError> {
-        self.collections
-            .get_mut(name)
-            .ok_or_else(|| StoreError::CollectionMissing { collection: name.to_owned() })
+        self.collections.get_mut(name).ok_or_else(|| StoreError::CollectionMissing { collection: name.to_owned() })
     }
 }
 

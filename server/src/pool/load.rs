@@ -100,7 +100,8 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
     let input = Arc::new(input);
     match AssertUnwindSafe(warm(shared, key, &plan, &engine, &input)).catch_unwind().await {
         Ok(Ok(warm_up)) => {
-            let input = Arc::into_inner(input).ok_or_else(|| failed(key, "the warm-up kept the tokenizer".to_owned()))?;
+            let input =
+                Arc::into_inner(input).ok_or_else(|| failed(key, "the warm-up kept the tokenizer".to_owned()))?;
             Ok((LoadedModel { key: key.clone(), engine, input }, warm_up))
         }
         Ok(Err(failure)) => {

@@ -2,8 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{MemoryFix, ModelKey, State};
 use super::slot::{LoadStep, Phase};
+use super::{MemoryFix, ModelKey, State};
 
 /// What the slots hold, seen from one load.
 #[derive(Debug, Default)]

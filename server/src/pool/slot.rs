@@ -22,10 +22,7 @@ pub(super) enum Phase {
     Warming,
     Ready(Arc<LoadedModel>),
     Unloading,
-    Failed {
-        error: PoolError,
-        retry_at: Instant,
-    },
+    Failed { error: PoolError, retry_at: Instant },
 }
 
 /// How far a load has come.
@@ -104,13 +101,7 @@ impl Slot {
     }
 
     /// What a caller does now. `joined`: the load that it has waited for.
-    pub(super) fn next_step(
-        &mut self,
-        key: &ModelKey,
-        waiting: Waiting,
-        joined: Option<u64>,
-        now: Instant,
-    ) -> Step {
+    pub(super) fn next_step(&mut self, key: &ModelKey, waiting: Waiting, joined: Option<u64>, now: Instant) -> Step {
         let loading = || Step::Refuse(PoolError::Loading { model: key.model.clone() });
         match (&self.phase, waiting) {
             (Phase::Ready(model), _) if model.engine.is_dead() => Step::Discard,

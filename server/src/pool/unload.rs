@@ -132,7 +132,11 @@ pub(super) async fn end_engine(key: &ModelKey, engine: &dyn Engine) {
             tracing::error!(model = key.model, panic, "An engine panicked while it was unloaded");
         }
         Err(_elapsed) => {
-            tracing::error!(model = key.model, limit_seconds = UNLOAD_LIMIT.as_secs(), "An engine did not unload in time");
+            tracing::error!(
+                model = key.model,
+                limit_seconds = UNLOAD_LIMIT.as_secs(),
+                "An engine did not unload in time"
+            );
         }
     }
 }

@@ -57,10 +57,7 @@ pub(super) fn largest_batch(input: &ModelInput, spec: &LoadSpec) -> Result<Batch
 }
 
 /// The most words with which an input has at most `longest` tokens. A word has at least one token.
-fn most_words(
-    longest: usize,
-    tokens: impl Fn(usize) -> Result<usize, PromptError>,
-) -> Result<usize, PromptError> {
+fn most_words(longest: usize, tokens: impl Fn(usize) -> Result<usize, PromptError>) -> Result<usize, PromptError> {
     let (mut fits, mut too_many) = (0, longest + 1);
     while too_many - fits > 1 {
         let middle = fits + (too_many - fits) / 2;

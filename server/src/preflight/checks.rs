@@ -112,10 +112,8 @@ fn check_memory(loader: &dyn EngineLoader, described: &[Described], report: &mut
     };
     let needed = largest(ModelRole::Embedder).saturating_add(largest(ModelRole::Reranker));
     match loader.memory() {
-        Ok(memory) if needed <= memory.free_bytes => report.pass(
-            Check::Memory,
-            format!("{needed} bytes needed, {} free on {}", memory.free_bytes, memory.device),
-        ),
+        Ok(memory) if needed <= memory.free_bytes => report
+            .pass(Check::Memory, format!("{needed} bytes needed, {} free on {}", memory.free_bytes, memory.device)),
         Ok(memory) => report.find(
             Check::Memory,
             Severity::Error,

@@ -30,8 +30,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let collections = data.join(demo::COLLECTIONS_FOLDER);
     if collections.exists() {
-        std::fs::remove_dir_all(&collections)
-            .with_context(|| format!("failed to empty {}", collections.display()))?;
+        std::fs::remove_dir_all(&collections).with_context(|| format!("failed to empty {}", collections.display()))?;
     }
     std::fs::create_dir_all(&collections).with_context(|| format!("failed to make {}", collections.display()))?;
 
@@ -67,8 +66,7 @@ async fn show(parts: &Parts, corpus: &std::path::Path, queries: &[DemoQuery]) ->
         demo::EMBEDDER,
         demo::RERANKER
     );
-    let report =
-        index::file_into(parts, corpus.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
+    let report = index::file_into(parts, corpus.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
     println!("{} documents indexed in {:.1} s\n", report.indexed, report.seconds);
     let style = Style::of_standard_output();
     for (number, query) in queries.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rerank_crds::ServerConfig;
-use rerank_crds::server_config::{Loading, Listen};
+use rerank_crds::server_config::{Listen, Loading};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -68,21 +68,16 @@ impl Server {
         let keys = config.access.api_keys_file.as_deref().map(ApiKeys::load).transpose();
         let keys = keys.map_err(Failure::configuration)?.map(Arc::new);
         let api = http::bind(api_address, "API", "listen.apiAddress").await.map_err(anyhow::Error::from)?;
-        let control = http::bind(control_address, "control port", "listen.controlAddress")
-            .await
-            .map_err(anyhow::Error::from)?;
+        let control =
+            http::bind(control_address, "control port", "listen.controlAddress").await.map_err(anyhow::Error::from)?;
         let control_address = control.local_addr().context("failed to read the control port's address")?;
         let readiness = Readiness::default();
         let service = Arc::new(OnceLock::new());
-        let state = ControlState {
-            service: Arc::clone(&service),
-            metrics: Arc::clone(&metrics),
-            readiness: readiness.clone(),
-        };
+        let state =
+            ControlState { service: Arc::clone(&service), metrics: Arc::clone(&metrics), readiness: readiness.clone() };
         let control_stop = CancellationToken::new();
         let options = ListenerOptions { drain_timeout: Duration::from_secs(1), ..ListenerOptions::default() };
-        let control =
-            tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
+        let control = tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
         let clients = keys.as_ref().map_or(0, |keys| keys.len());
         let api_address = api.local_addr().context("failed to read the API's address")?;
         tracing::info!(api = %api_address, control = %control_address, clients, "Listening");

@@ -73,8 +73,7 @@ impl Searcher {
             })
             .await?;
         let tokens: Vec<Vec<u32>> = encoded.iter().filter_map(|tokens| tokens.as_ref().ok().cloned()).collect();
-        let vectors =
-            if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, cancel).await? };
+        let vectors = if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, cancel).await? };
         let mut vectors = vectors.into_iter();
         Ok(encoded
             .into_iter()
@@ -102,9 +101,8 @@ impl Searcher {
         encode: impl Fn(&ModelInput, &str) -> Result<Vec<u32>, PromptError> + Send + 'static,
     ) -> Result<Vec<Result<Vec<u32>, SearchError>>, SearchError> {
         let lease = embedder.clone();
-        let work = move || {
-            texts.iter().map(|text| encode(&lease.input, text).map_err(refuse_query)).collect::<Vec<_>>()
-        };
+        let work =
+            move || texts.iter().map(|text| encode(&lease.input, text).map_err(refuse_query)).collect::<Vec<_>>();
         tokio::task::spawn_blocking(work).await.map_err(|error| SearchError::Internal {
             message: format!("the tokenizer failed: {}", chain::describe(&error)),
         })

@@ -23,16 +23,14 @@ impl Searcher {
     ) -> Result<RerankResponse, SearchError> {
         validate::query("query", &request.query)?;
         validate::documents(request.documents.len(), &self.config.api.limits)?;
-        let instruction =
-            validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
+        let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         if !self.config.reranker.enabled {
             return Err(unavailable(StageFailure::disabled()));
         }
         let key = self.served.reranker(&request.reranker, RERANK_FIELDS)?;
         let admitted = self.admission.admit(request.documents.len())?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
-        let pairs =
-            Pairs { instruction, query: request.query, documents: request.documents, admitted: Some(admitted) };
+        let pairs = Pairs { instruction, query: request.query, documents: request.documents, admitted: Some(admitted) };
 
         let mut timings = Timings::default();
         let deadline = deadlines.rerank(Instant::now());

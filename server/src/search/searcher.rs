@@ -78,7 +78,10 @@ enum StageTwo {
     NotAsked,
     /// The request asks for it, the configuration says no.
     Disabled,
-    Rerank { key: ModelKey, instruction: String },
+    Rerank {
+        key: ModelKey,
+        instruction: String,
+    },
 }
 
 /// A query with its vector, and what was taken for it beforehand.
@@ -190,8 +193,7 @@ impl Searcher {
         }
         let collection = self.served.collection(request.collection.as_deref())?.to_owned();
         let enabled = self.config.reranker.enabled;
-        let instruction =
-            validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
+        let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         let asked = request.use_reranker.unwrap_or(enabled);
         let stage_two = if enabled {
             // Names are resolved even where they are not used, so that a typo is told.
@@ -240,8 +242,7 @@ impl Searcher {
                 StageTwo::NotAsked | StageTwo::Disabled => None,
             }
         };
-        let (vectors, reranker) =
-            tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
+        let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
         Ok((vectors?, reranker))
     }
 

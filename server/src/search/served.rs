@@ -92,7 +92,8 @@ impl ServedModels {
     /// The reranker that a request asks for. Fields left out are the deployed ones; of an override without a
     /// quantization the first allowed one.
     pub(super) fn reranker(&self, choice: &RerankChoice, fields: ChoiceFields) -> Result<ModelKey, SearchError> {
-        let unknown = |field, model: String| SearchError::UnknownModel { field, model, served: self.describe_rerankers() };
+        let unknown =
+            |field, model: String| SearchError::UnknownModel { field, model, served: self.describe_rerankers() };
         let deployed = self
             .rerankers
             .first()
@@ -116,14 +117,9 @@ impl ServedModels {
     pub(super) fn collection(&self, wanted: Option<&str>) -> Result<&str, SearchError> {
         match wanted {
             None => self.collections.first().map(String::as_str).ok_or(SearchError::NotConfigured),
-            Some(wanted) => {
-                self.collections.iter().find(|name| *name == wanted).map(String::as_str).ok_or_else(|| {
-                    SearchError::UnknownCollection {
-                        collection: wanted.to_owned(),
-                        served: self.collections.clone(),
-                    }
-                })
-            }
+            Some(wanted) => self.collections.iter().find(|name| *name == wanted).map(String::as_str).ok_or_else(|| {
+                SearchError::UnknownCollection { collection: wanted.to_owned(), served: self.collections.clone() }
+            }),
         }
     }
 
@@ -141,11 +137,7 @@ impl From<&ModelKey> for RerankerName {
 
 /// The deployed reranker first, then what requests may ask for, each once.
 fn rerankers(deployed: &str, config: &Reranker) -> Vec<ModelKey> {
-    let key = |model: &str, quantization| ModelKey {
-        role: ModelRole::Reranker,
-        model: model.to_owned(),
-        quantization,
-    };
+    let key = |model: &str, quantization| ModelKey { role: ModelRole::Reranker, model: model.to_owned(), quantization };
     let mut keys = vec![key(deployed, config.quantization)];
     for allowed in &config.allowed_overrides {
         let quantizations =
@@ -174,11 +166,8 @@ mod tests {
             AllowedOverride { model: "Qwen/Qwen3-Reranker-0.6B".to_owned(), quantizations: Vec::new() },
         ];
         config.api.model_aliases.insert("rerank-v3.5".to_owned(), "Qwen/Qwen3-Reranker-0.6B".to_owned());
-        let collection = |name: &str| Collection {
-            name: name.to_owned(),
-            vector_name: None,
-            text_field: "text".to_owned(),
-        };
+        let collection =
+            |name: &str| Collection { name: name.to_owned(), vector_name: None, text_field: "text".to_owned() };
         config.vector_store = Some(VectorStore {
             embedded: Some(Embedded { path: "/tmp".into(), collections: vec![collection("docs"), collection("faq")] }),
             ..VectorStore::default()
@@ -217,11 +206,7 @@ mod tests {
         assert_eq!((field, model.as_str()), ("rerank_model", "Qwen/Qwen3-Embedding-4B"));
         assert_eq!(
             served,
-            [
-                "Qwen/Qwen3-Reranker-4B (float16)",
-                "Qwen/Qwen3-Reranker-4B (int8)",
-                "Qwen/Qwen3-Reranker-0.6B (float16)"
-            ]
+            ["Qwen/Qwen3-Reranker-4B (float16)", "Qwen/Qwen3-Reranker-4B (int8)", "Qwen/Qwen3-Reranker-0.6B (float16)"]
         );
         let refused = choose(Some("rerank-v3.5"), Some(Quantization::Int8)).unwrap_err();
         let SearchError::UnknownModel { field, model, .. } = refused else { panic!("{refused}") };

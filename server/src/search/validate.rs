@@ -83,10 +83,7 @@ pub(super) fn queries(count: usize) -> Result<(), SearchError> {
 }
 
 /// The request's instruction, else the configured one, in words.
-pub(super) fn instruction(
-    choice: Option<&InstructionChoice>,
-    configured: &Instruction,
-) -> Result<String, SearchError> {
+pub(super) fn instruction(choice: Option<&InstructionChoice>, configured: &Instruction) -> Result<String, SearchError> {
     match choice {
         Some(InstructionChoice::Template(template)) => Ok(template.text().to_owned()),
         Some(InstructionChoice::Text(text)) => {

@@ -186,10 +186,8 @@ async fn a_body_over_the_limit_is_refused_whether_it_says_so_or_not() {
         .body(Body::from(large.clone()))
         .unwrap();
     let chunks = futures::stream::iter([Ok::<_, std::io::Error>(large.clone())]);
-    let streamed = Request::post("/search")
-        .header(CONTENT_TYPE, "application/json")
-        .body(Body::from_stream(chunks))
-        .unwrap();
+    let streamed =
+        Request::post("/search").header(CONTENT_TYPE, "application/json").body(Body::from_stream(chunks)).unwrap();
     for request in [announced, streamed] {
         let answer = api.send(request).await;
         answer.assert_error(413, "too_large");

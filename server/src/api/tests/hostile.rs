@@ -172,7 +172,9 @@ async fn hostile_bodies_have_documented_answers() {
 #[tokio::test]
 async fn bytes_that_are_no_text_have_documented_answers() {
     let api = TestApi::new();
-    for bytes in [vec![0xff_u8; 100], vec![0; 100], b"{\"q\": \"\xff\"}".to_vec(), b"\xef\xbb\xbf{\"q\": \"x\"}".to_vec()] {
+    for bytes in
+        [vec![0xff_u8; 100], vec![0; 100], b"{\"q\": \"\xff\"}".to_vec(), b"\xef\xbb\xbf{\"q\": \"x\"}".to_vec()]
+    {
         api.post("/search", bytes).await.assert_error(400, "malformed");
     }
     assert_served(&api).await;

@@ -74,8 +74,7 @@ async fn what_is_left_out_is_left_to_the_service() {
 #[tokio::test]
 async fn a_fallback_stands_in_body_and_headers() {
     let api = TestApi::with(Behaviour::FallBack(FallbackReason::Loading));
-    let answers =
-        [api.get("/search?q=x").await, api.post("/search/batch", r#"{"queries": ["x"]}"#).await];
+    let answers = [api.get("/search?q=x").await, api.post("/search/batch", r#"{"queries": ["x"]}"#).await];
     for answer in answers {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("x-rerank-fallback"), Some("loading"));

@@ -45,10 +45,7 @@ async fn a_service_without_a_store_reranks_and_does_not_search() {
 #[tokio::test(start_paused = true)]
 async fn no_documents_too_many_and_an_empty_query_are_refused() {
     let bench = bench_with(|config| config.api.limits.documents = 2);
-    assert!(matches!(
-        bench.rerank(ask_rerank(&[])).await,
-        Err(SearchError::OutOfRange { field: "documents", .. })
-    ));
+    assert!(matches!(bench.rerank(ask_rerank(&[])).await, Err(SearchError::OutOfRange { field: "documents", .. })));
     assert!(matches!(
         bench.rerank(ask_rerank(&["a", "b", "c"])).await,
         Err(SearchError::TooLarge { field: "documents", .. })
@@ -116,8 +113,7 @@ async fn the_requests_own_deadline_is_told_apart_from_that_of_reranking() {
 async fn a_request_that_would_overfill_the_queue_is_refused_at_once() {
     let bench = bench_with(|config| config.api.limits.queue_pairs = 3);
     bench.controls.set_score_time(Duration::from_secs(1));
-    let (first, second) =
-        tokio::join!(bench.rerank(ask_rerank(&["a", "b"])), bench.rerank(ask_rerank(&["c", "d"])));
+    let (first, second) = tokio::join!(bench.rerank(ask_rerank(&["a", "b"])), bench.rerank(ask_rerank(&["c", "d"])));
     first.unwrap();
     assert!(matches!(second, Err(SearchError::Overloaded { .. })), "{second:?}");
     bench.rerank(ask_rerank(&["a", "b", "c", "d"])).await.unwrap();

@@ -277,7 +277,9 @@ async fn the_requests_deadline_counts_from_its_arrival() {
 
 #[tokio::test(start_paused = true)]
 async fn an_embedder_that_cannot_run_is_an_error_with_the_time_to_come_back() {
-    for fault in [EngineFault::Failed, EngineFault::OutOfMemory, EngineFault::NotFinite, EngineFault::TooFew, EngineFault::Panic] {
+    for fault in
+        [EngineFault::Failed, EngineFault::OutOfMemory, EngineFault::NotFinite, EngineFault::TooFew, EngineFault::Panic]
+    {
         let bench = bench();
         bench.controls.fail_embed(fault);
         let refused = bench.search(ask("q", 1)).await.unwrap_err();
