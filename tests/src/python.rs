@@ -27,8 +27,8 @@ pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Finished> 
 /// The environment's Python. Its name holds the requirements' content, so that a change makes a new one.
 async fn environment() -> anyhow::Result<PathBuf> {
     let requirements = root().join(REQUIREMENTS);
-    let wanted = std::fs::read_to_string(&requirements)
-        .with_context(|| format!("failed to read {}", requirements.display()))?;
+    let wanted =
+        std::fs::read_to_string(&requirements).with_context(|| format!("failed to read {}", requirements.display()))?;
     let folder = root().join("target").join("python-venv");
     let (python, stamp) = (folder.join("bin").join("python3"), folder.join("installed-requirements.txt"));
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) && python.exists() {

@@ -54,11 +54,7 @@ async fn a_configuration_that_cannot_be_used_exits_with_3_and_the_field() {
             vec!["logging.filter"],
         ),
         (
-            write(
-                folder.path(),
-                "keys.yaml",
-                &format!("{}access: {{apiKeysFile: /no/such/keys}}\n", without_models()),
-            ),
+            write(folder.path(), "keys.yaml", &format!("{}access: {{apiKeysFile: /no/such/keys}}\n", without_models())),
             vec!["access.apiKeysFile", "/no/such/keys"],
         ),
     ];

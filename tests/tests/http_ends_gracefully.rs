@@ -96,8 +96,7 @@ async fn a_taken_port_ends_the_start_with_the_address() {
     for (setting, other) in [("apiAddress", "controlAddress"), ("controlAddress", "apiAddress")] {
         let listen = format!("listen: {{{setting}: '{address}', {other}: '127.0.0.1:0'}}\n");
         std::fs::write(&config, format!("{listen}{}", without_models())).unwrap();
-        let finished =
-            rerank_tests::http::run_server(&["serve", "--config", config.to_str().unwrap()]).await.unwrap();
+        let finished = rerank_tests::http::run_server(&["serve", "--config", config.to_str().unwrap()]).await.unwrap();
         assert_eq!(finished.code, Some(1), "{finished:?}");
         assert!(finished.stderr.contains(&address.to_string()), "{finished:?}");
         assert!(finished.stderr.contains(&format!("listen.{setting}")), "{finished:?}");

@@ -51,10 +51,9 @@ async fn send_everything(server: &ServerProcess) -> String {
 
 async fn check(config: String) -> String {
     let filter = "info".to_owned();
-    let server =
-        ServerProcess::start(StartOptions { config, log_filter: Some(filter), ..StartOptions::default() })
-            .await
-            .unwrap();
+    let server = ServerProcess::start(StartOptions { config, log_filter: Some(filter), ..StartOptions::default() })
+        .await
+        .unwrap();
     server.wait_ready().await.unwrap();
     let errors = send_everything(&server).await;
     assert!(!errors.contains(CANARY), "{errors}");
@@ -101,13 +100,10 @@ async fn keys_are_asked_for_and_never_told() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("shop"), format!("{KEY}\n")).unwrap();
     let config = format!("{}access: {{apiKeysFile: '{}'}}\n", without_models(), folder.path().display());
-    let server = ServerProcess::start(StartOptions {
-        config,
-        log_filter: Some("trace".to_owned()),
-        ..StartOptions::default()
-    })
-    .await
-    .unwrap();
+    let server =
+        ServerProcess::start(StartOptions { config, log_filter: Some("trace".to_owned()), ..StartOptions::default() })
+            .await
+            .unwrap();
     let refused = server.get("/v1/models").await.unwrap();
     assert_eq!((refused.status, refused.code().as_str()), (401, "unauthorized"));
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));

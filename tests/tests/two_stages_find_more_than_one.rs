@@ -52,9 +52,15 @@ async fn reranking_beats_the_vector_order_and_bm25_on_held_out_queries() {
     println!("{} documents, {} held-out queries", corpus.documents.len(), corpus.queries.len());
     println!("vector:   recall@{CANDIDATES} {found:.3}, nDCG@10 {vector:.3}");
     println!("BM25:     nDCG@10 {lexical:.3}");
-    println!("reranked: nDCG@10 {reranked:.3}, {:+.1} % relative to the vector order", 100.0 * (reranked / vector - 1.0));
+    println!(
+        "reranked: nDCG@10 {reranked:.3}, {:+.1} % relative to the vector order",
+        100.0 * (reranked / vector - 1.0)
+    );
     println!("  over the vector order: {:+.3}, 95 % interval {:+.3} to {:+.3}", gain.mean, gain.low, gain.high);
-    println!("  over BM25:             {:+.3}, 95 % interval {:+.3} to {:+.3}", over_words.mean, over_words.low, over_words.high);
+    println!(
+        "  over BM25:             {:+.3}, 95 % interval {:+.3} to {:+.3}",
+        over_words.mean, over_words.low, over_words.high
+    );
     assert!(found >= 0.9, "recall@{CANDIDATES} is {found}");
     assert!(vector >= 0.35, "the vector order's nDCG@10 is {vector}");
     assert!(reranked >= 1.2 * vector, "reranked {reranked} against {vector}");

@@ -34,7 +34,7 @@ use rerank_crds::catalog::Quantization;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::MemoryFiles;
+use super::memory::{self, MemoryFiles};
 use super::weights::ModelConfig;
 use super::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
 
@@ -61,6 +61,7 @@ impl MistralrsLoader {
     /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it off
     /// where logs are read by machines.
     pub fn new(show_progress: bool) -> Result<Self, EngineError> {
+        memory::keep_few_arenas();
         let device = Device::cuda_if_available(0)
             .map_err(|error| faults::Fault::from_message(format!("failed to open the GPU: {error}")).into_error())?;
         Ok(Self { device, show_progress, memory_files: MemoryFiles::default() })
