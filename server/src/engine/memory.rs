@@ -131,7 +131,21 @@ fn machine_level(text: &str) -> Option<Level> {
     Some(Level { limit: kilobytes("MemTotal:")? * 1024, free: kilobytes("MemAvailable:")? * 1024 })
 }
 
+/// Keeps the C library to few arenas. It makes one for nearly every thread otherwise, each load of a model starts several
+/// threads, and every arena keeps fragments that cannot be handed back: some hundred kilobytes for each load.
+#[cfg(feature = "mistralrs")]
+pub(crate) fn keep_few_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[expect(unsafe_code, reason = "glibc offers no other way; the call takes no pointer")]
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 2);
+        }
+    }
+}
+
 /// Hands freed memory back to the system: the C library keeps it for later allocations otherwise.
+#[cfg(feature = "mistralrs")]
 pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

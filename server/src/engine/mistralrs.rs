@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `loading` | a model's folder -> a running mistral.rs engine |
 //! | `batches` | which prompts go together (pure) |
+//! | `channel` | one batch over to the engine's thread, and back |
 //! | `scoring`, `embedding` | one batch: requests, answers |
 //! | `running` | turns, cancellation, death, unloading |
 //! | `faults` | what an error text of the library means (pure) |
@@ -14,8 +15,11 @@
 //! # Caveats
 //! mistralrs-core 0.8.1, read in its source:
 //! - Prompts of **equal length** only run together, with paged attention too: its scheduler sorts them into buckets by
-//!   length. A batch is handed over whole and it runs bucket by bucket. The shared prefix of a request is not computed
-//!   once on CPU; on CUDA its block-wise prefix cache does so.
+//!   length. On CPU it also confuses prompts of different lengths that it holds at once (it runs some again, and panics
+//!   where their reserved memory differs), so that there a batch is of one length and is over when all of it has left
+//!   the scheduler. The shared prefix of a request is not computed once on CPU; on CUDA its block-wise prefix cache
+//!   does so.
+//! - On CPU it runs one token more than is asked for: about a tenth of the time for prompts of some hundred tokens.
 //! - Every load leaves one sleeping thread behind (its throughput logger never ends): some kilobytes, and one task of a
 //!   pod's limit of process ids.
 //! - Attention on CPU is scalar code: for tests and small models.
@@ -30,17 +34,19 @@ use rerank_crds::catalog::Quantization;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::MemoryFiles;
+use super::memory::{self, MemoryFiles};
 use super::weights::ModelConfig;
 use super::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
 
 mod batches;
+mod channel;
 mod embedding;
 mod faults;
 mod loading;
 mod running;
 mod scoring;
 
+use batches::Bounds;
 use running::RunningEngine;
 
 /// Loads models through mistral.rs: onto the first CUDA device where the build has CUDA and one is there, else on CPU.
@@ -55,6 +61,7 @@ impl MistralrsLoader {
     /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it off
     /// where logs are read by machines.
     pub fn new(show_progress: bool) -> Result<Self, EngineError> {
+        memory::keep_few_arenas();
         let device = Device::cuda_if_available(0)
             .map_err(|error| faults::Fault::from_message(format!("failed to open the GPU: {error}")).into_error())?;
         Ok(Self { device, show_progress, memory_files: MemoryFiles::default() })
@@ -76,7 +83,7 @@ impl EngineLoader for MistralrsLoader {
         loading::Precision::of(spec.quantization, &self.device)?;
         let (device, show_progress) = (self.device.clone(), self.show_progress);
         let (answer, loaded) = oneshot::channel();
-        let (batch_size, token_budget, role) = (spec.batch_size, spec.token_budget, spec.role);
+        let (prompts, tokens, role) = (spec.batch_size.max(1), spec.token_budget, spec.role);
         // A thread for each load: the library keeps the quantization of a load in a variable of its thread and never
         // clears it, so that the next load on the same thread would be quantized too.
         std::thread::Builder::new()
@@ -91,9 +98,12 @@ impl EngineLoader for MistralrsLoader {
             .map_err(|_| EngineError::Failed { message: "the loading thread ended without an answer".to_owned() })??;
         Ok(Arc::new(MistralrsEngine {
             role,
-            batch_size: batch_size.max(1),
-            token_budget,
-            tokens_reserved_by: loaded.kv_tokens_step,
+            bounds: Bounds {
+                prompts,
+                tokens,
+                reserved_by: loaded.reserved_by,
+                equal_lengths: role == ModelRole::Embedder || !loaded.paged,
+            },
             config: loaded.config.clone(),
             running: RunningEngine::new(loaded),
         }))
@@ -122,10 +132,7 @@ impl EngineLoader for MistralrsLoader {
 /// One model that mistral.rs runs.
 struct MistralrsEngine {
     role: ModelRole,
-    batch_size: usize,
-    token_budget: usize,
-    /// Keys and values of a prompt are reserved in steps of so many tokens.
-    tokens_reserved_by: usize,
+    bounds: Bounds,
     config: ModelConfig,
     running: RunningEngine,
 }
@@ -169,11 +176,11 @@ impl Engine for MistralrsEngine {
         self.check(ModelRole::Reranker, &request.prompts)?;
         self.check_tokens(&[request.yes_token, request.no_token])?;
         let lengths: Vec<usize> = request.prompts.iter().map(Vec::len).collect();
-        let plan = batches::of_any_length(&lengths, self.batch_size, self.token_budget, self.tokens_reserved_by);
+        let plan = self.bounds.plan(&lengths);
         let tokens = scoring::AnswerTokens { yes: request.yes_token, no: request.no_token };
         self.running
-            .run_batches(request.prompts, plan, cancel, move |requests, prompts| {
-                scoring::score_batch(requests, prompts, tokens)
+            .run_batches(request.prompts, plan, cancel, move |channel, prompts| {
+                scoring::score_batch(channel, prompts, tokens)
             })
             .await
     }
@@ -182,7 +189,7 @@ impl Engine for MistralrsEngine {
         self.check(ModelRole::Embedder, &texts)?;
         let texts: Vec<Vec<u32>> = texts.into_iter().map(embedding::at_least_two_tokens).collect();
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
-        let plan = batches::of_equal_length(&lengths, self.batch_size, self.token_budget);
+        let plan = self.bounds.plan(&lengths);
         self.running.run_batches(texts, plan, cancel, embedding::embed_batch).await
     }
 

@@ -13,7 +13,8 @@ use rerank_server::http::{self, ListenerOptions};
 use rerank_server::metrics::Metrics;
 use rerank_server::pool::ModelStatus;
 use rerank_server::search::{
-    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse, Timings,
+    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
+    Timings,
 };
 use rerank_server::shutdown::Readiness;
 use rerank_server::wiring::Parts;
@@ -122,8 +123,13 @@ async fn run() -> Result<()> {
         readiness: Readiness::default(),
     };
     let stop = CancellationToken::new();
-    let serving =
-        tokio::spawn(http::serve(listener, api::router(state), ListenerOptions::default(), Some(metrics), stop.clone()));
+    let serving = tokio::spawn(http::serve(
+        listener,
+        api::router(state),
+        ListenerOptions::default(),
+        Some(metrics),
+        stop.clone(),
+    ));
 
     let client = reqwest::Client::new();
     let mut splits = Vec::new();

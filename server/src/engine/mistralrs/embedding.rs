@@ -3,11 +3,10 @@
 //! The library's pipeline for embeddings pads without a mask and takes the last column, so it is right for equal
 //! lengths only, and it does not normalise. Texts of other lengths never meet here, and the length is made 1 here.
 
-use mistralrs_core::{Request, RequestMessage, Response};
-use tokio::sync::mpsc::Sender;
+use mistralrs_core::{RequestMessage, Response};
 
+use super::channel::EngineChannel;
 use super::faults::Fault;
-use super::scoring::{fault_of, submit};
 
 /// The library panics on a text of one token. Doubled, it has the same embedding: both positions hold the same value
 /// vector, so attention over them gives that vector whatever the weights, layer after layer.
@@ -18,20 +17,15 @@ pub(super) fn at_least_two_tokens(mut text: Vec<u32>) -> Vec<u32> {
     text
 }
 
-/// Embeds a batch of texts of one length. Every answer is waited for, as in scoring.
-pub(super) async fn embed_batch(requests: Sender<Request>, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Fault> {
-    let mut pending = Vec::with_capacity(texts.len());
-    for prompt in texts {
-        pending.push(submit(&requests, pending.len(), RequestMessage::EmbeddingTokens { prompt }, None).await?);
-    }
-    let mut answers = Vec::with_capacity(pending.len());
-    for (index, answer) in pending.iter_mut().enumerate() {
-        answers.push(match answer.recv().await {
-            Some(Response::Embeddings { embeddings, .. }) => normalised(embeddings).ok_or(Fault::NotFinite(index)),
-            other => Err(fault_of(other)),
-        });
-    }
-    answers.into_iter().collect()
+/// Embeds a batch of texts of one length.
+pub(super) async fn embed_batch(channel: EngineChannel, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>, Fault> {
+    let messages = texts.into_iter().map(|prompt| (RequestMessage::EmbeddingTokens { prompt }, None));
+    let responses = channel.exchange(messages.collect()).await?;
+    let answers = responses.into_iter().enumerate().map(|(index, response)| match response {
+        Some(Response::Embeddings { embeddings, .. }) => normalised(embeddings).ok_or(Fault::NotFinite(index)),
+        other => Err(Fault::from_response(other)),
+    });
+    answers.collect()
 }
 
 /// A vector divided by its length; none where that is no number.

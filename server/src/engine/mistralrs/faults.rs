@@ -3,6 +3,8 @@
 //! The library hands out texts, not kinds, so they are matched by the words that the CUDA driver, cuBLAS and the
 //! allocator use.
 
+use mistralrs_core::Response;
+
 use crate::engine::EngineError;
 
 /// What went wrong in a load or a batch.
@@ -44,6 +46,20 @@ impl Fault {
             Self::OutOfMemory(message)
         } else {
             Self::Failed(message)
+        }
+    }
+
+    /// The fault in a response that is not the one expected. None at all means that the engine is gone.
+    pub(super) fn from_response(response: Option<Response>) -> Self {
+        match response {
+            None => Self::engine_gone(),
+            Some(Response::InternalError(error) | Response::ValidationError(error)) => {
+                Self::from_message(error.to_string())
+            }
+            Some(Response::CompletionModelError(message, _) | Response::ModelError(message, _)) => {
+                Self::from_message(message)
+            }
+            Some(_) => Self::Failed("the engine answered something else than was asked for".to_owned()),
         }
     }
 

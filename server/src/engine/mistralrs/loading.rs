@@ -38,8 +38,10 @@ pub(super) struct LoadedModel {
     pub(super) requests: Sender<Request>,
     pub(super) pipeline: Arc<Mutex<dyn Pipeline>>,
     pub(super) config: ModelConfig,
-    /// Keys and values of a prompt are reserved in steps of so many tokens.
-    pub(super) kv_tokens_step: usize,
+    /// Whether keys and values are held in blocks.
+    pub(super) paged: bool,
+    /// Memory for a prompt is reserved in steps of so many tokens.
+    pub(super) reserved_by: usize,
 }
 
 /// How weights are held.
@@ -211,8 +213,13 @@ fn start(
         .with_no_prefix_cache(!paged);
     let engine = runtime.block_on(builder.build());
     let requests = engine.get_sender(None).map_err(|error| failed(error.to_string()))?;
-    let kv_tokens_step = if paged { BLOCK_TOKENS } else { RESERVED_TOKENS };
-    Ok(LoadedModel { engine, requests, pipeline, config, kv_tokens_step })
+    let reserved_by = match spec.role {
+        // No keys and values outlive the pass.
+        ModelRole::Embedder => 1,
+        ModelRole::Reranker if paged => BLOCK_TOKENS,
+        ModelRole::Reranker => RESERVED_TOKENS,
+    };
+    Ok(LoadedModel { engine, requests, pipeline, config, paged, reserved_by })
 }
 
 fn write_json(folder: &Path, file: &str, value: &serde_json::Value) -> Result<(), EngineError> {

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::channel::EngineChannel;
 use super::faults::Fault;
 use super::loading::LoadedModel;
 use crate::engine::{EngineError, memory};
@@ -58,7 +59,7 @@ impl RunningEngine {
         inputs: Vec<Vec<u32>>,
         plan: Vec<Vec<usize>>,
         cancel: &CancellationToken,
-        run: impl Fn(Sender<Request>, Vec<Vec<u32>>) -> F,
+        run: impl Fn(EngineChannel, Vec<Vec<u32>>) -> F,
     ) -> Result<Vec<T>, EngineError>
     where
         T: Send + 'static,
@@ -69,7 +70,7 @@ impl RunningEngine {
         for batch in plan {
             let prompts = batch.iter().filter_map(|index| inputs.get_mut(*index)?.take()).collect();
             let turn = self.turn(cancel).await?;
-            let results = self.run_one(turn, run(self.requests.clone(), prompts), cancel).await;
+            let results = self.run_one(turn, run(self.channel(), prompts), cancel).await;
             let results = results.map_err(|error| match error {
                 EngineError::NotFinite { index } => {
                     EngineError::NotFinite { index: batch.get(index).copied().unwrap_or(index) }
@@ -85,6 +86,11 @@ impl RunningEngine {
         answers.into_iter().collect::<Option<_>>().ok_or_else(|| EngineError::Failed {
             message: "the engine answered fewer inputs than it was given".to_owned(),
         })
+    }
+
+    fn channel(&self) -> EngineChannel {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        EngineChannel { requests: self.requests.clone(), pipeline: held.as_ref().map(|held| held.pipeline.clone()) }
     }
 
     async fn turn(&self, cancel: &CancellationToken) -> Result<OwnedSemaphorePermit, EngineError> {

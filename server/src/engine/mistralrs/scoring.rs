@@ -6,11 +6,9 @@
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use mistralrs_core::{
-    Constraint, CustomLogitsProcessor, NormalRequest, Request, RequestMessage, Response, SamplingParams,
-};
-use tokio::sync::mpsc::{self, Receiver, Sender};
+use mistralrs_core::{CustomLogitsProcessor, RequestMessage, Response};
 
+use super::channel::EngineChannel;
 use super::faults::Fault;
 use crate::engine::PairLogits;
 
@@ -39,63 +37,30 @@ impl CustomLogitsProcessor for CopyLogits {
     }
 }
 
-/// Scores a batch. Every answer is waited for, also after a fault: the library does not survive an answer that nobody
-/// receives.
+/// Scores a batch. It is over when every prompt has left the engine, also after a fault: the library does not survive an
+/// answer that nobody receives.
 pub(super) async fn score_batch(
-    requests: Sender<Request>,
+    channel: EngineChannel,
     prompts: Vec<Vec<u32>>,
     tokens: AnswerTokens,
 ) -> Result<Vec<PairLogits>, Fault> {
-    let mut pending = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
+    let mut copies = Vec::with_capacity(prompts.len());
+    let messages = prompts.into_iter().map(|prompt| {
         let copied = Arc::new(OnceLock::new());
-        let processor: Arc<dyn CustomLogitsProcessor> = Arc::new(CopyLogits { tokens, copied: copied.clone() });
-        let message = RequestMessage::CompletionTokens(prompt);
-        let answer = submit(&requests, pending.len(), message, Some(vec![processor])).await?;
-        pending.push((answer, copied));
-    }
-    let mut answers = Vec::with_capacity(pending.len());
-    for (index, (answer, copied)) in pending.iter_mut().enumerate() {
-        let finished = completion(answer.recv().await);
-        let logits = finished.and_then(|()| {
-            let logits = copied.get().copied();
-            logits.ok_or_else(|| Fault::Failed("the engine finished a prompt without logits".to_owned()))
-        });
-        answers.push(logits.and_then(|logits| {
-            let finite = logits.yes.is_finite() && logits.no.is_finite();
-            if finite { Ok(logits) } else { Err(Fault::NotFinite(index)) }
-        }));
-    }
-    answers.into_iter().collect()
-}
-
-/// Sends one request; the answer comes over the channel that is returned.
-pub(super) async fn submit(
-    requests: &Sender<Request>,
-    id: usize,
-    messages: RequestMessage,
-    logits_processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
-) -> Result<Receiver<Response>, Fault> {
-    let (response, answer) = mpsc::channel(4);
-    let request = NormalRequest {
-        messages,
-        sampling_params: SamplingParams { max_len: Some(1), ..SamplingParams::deterministic() },
-        response,
-        return_logprobs: false,
-        is_streaming: false,
-        id,
-        constraint: Constraint::None,
-        suffix: None,
-        tools: None,
-        tool_choice: None,
-        logits_processors,
-        return_raw_logits: false,
-        web_search_options: None,
-        model_id: None,
-        truncate_sequence: false,
-    };
-    requests.send(Request::Normal(Box::new(request))).await.map_err(|_| Fault::engine_gone())?;
-    Ok(answer)
+        copies.push(copied.clone());
+        let processor: Arc<dyn CustomLogitsProcessor> = Arc::new(CopyLogits { tokens, copied });
+        (RequestMessage::CompletionTokens(prompt), Some(vec![processor]))
+    });
+    let responses = channel.exchange(messages.collect()).await?;
+    let answers = responses.into_iter().zip(copies).enumerate().map(|(index, (response, copied))| {
+        completion(response)?;
+        match copied.get() {
+            Some(logits) if logits.yes.is_finite() && logits.no.is_finite() => Ok(*logits),
+            Some(_) => Err(Fault::NotFinite(index)),
+            None => Err(Fault::Failed("the engine finished a prompt without logits".to_owned())),
+        }
+    });
+    answers.collect()
 }
 
 /// Whether a prompt's pass went well. A failed pass can come as a finished choice with reason `error`.
@@ -107,21 +72,7 @@ fn completion(response: Option<Response>) -> Result<(), Fault> {
                 Some(choice) => Err(Fault::from_message(format!("the pass failed: {}", choice.text))),
             }
         }
-        other => Err(fault_of(other)),
-    }
-}
-
-/// The fault in a response that is not the one expected.
-pub(super) fn fault_of(response: Option<Response>) -> Fault {
-    match response {
-        None => Fault::engine_gone(),
-        Some(Response::InternalError(error) | Response::ValidationError(error)) => {
-            Fault::from_message(error.to_string())
-        }
-        Some(Response::CompletionModelError(message, _) | Response::ModelError(message, _)) => {
-            Fault::from_message(message)
-        }
-        Some(_) => Fault::Failed("the engine answered something else than was asked for".to_owned()),
+        other => Err(Fault::from_response(other)),
     }
 }
 
@@ -186,22 +137,5 @@ mod tests {
         let outside = CopyLogits { tokens: AnswerTokens { yes: 3, no: 1 }, copied: Arc::default() };
         assert!(outside.apply(&logits, &[]).is_ok(), "the rest of the batch goes on");
         assert!(outside.copied.get().is_none());
-    }
-
-    #[tokio::test]
-    async fn an_engine_that_is_gone_fails_at_once() {
-        let (requests, engine) = mpsc::channel(1);
-        drop(engine);
-        let fault = score_batch(requests, vec![vec![1]], AnswerTokens { yes: 1, no: 2 }).await.unwrap_err();
-        assert_eq!(fault, Fault::engine_gone());
-    }
-
-    #[tokio::test]
-    async fn an_engine_that_dies_in_a_batch_fails_the_batch() {
-        let (requests, mut engine) = mpsc::channel(8);
-        let dying = tokio::spawn(async move { engine.recv().await.is_some() });
-        let fault = score_batch(requests, vec![vec![1], vec![2]], AnswerTokens { yes: 1, no: 2 }).await.unwrap_err();
-        assert_eq!(fault, Fault::engine_gone());
-        assert!(dying.await.unwrap());
     }
 }

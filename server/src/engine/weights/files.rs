@@ -167,8 +167,8 @@ fn read_header(path: &Path) -> Result<(u64, Vec<(String, Vec<usize>)>), WeightsE
     let mut header = Vec::new();
     file.take(header_bytes).read_to_end(&mut header).map_err(unreadable)?;
     // Reading it checks that the tensors lie one behind another and are as long as their shapes say.
-    let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
     let tensors = metadata.tensors();
     let data_bytes = tensors.values().map(|tensor| tensor.data_offsets.1).max().unwrap_or(0) as u64;
     let expected = header_bytes.saturating_add(8).saturating_add(data_bytes);
