@@ -39,7 +39,7 @@ $(DENY):
 bench: build ## Print where the time of a search goes, and the server's own share of it.
 	target/debug/rerank-bench
 
-golden: ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
+golden: build ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
 	tests/models/golden.sh
 	UPDATE_GOLDEN=1 $(CARGO) test --workspace --locked
 

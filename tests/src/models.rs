@@ -34,6 +34,20 @@ pub fn model(name: &str) -> PathBuf {
     directory().join(name)
 }
 
+/// Tokens of a model's vocabulary, as its `config.json` says.
+///
+/// # Panics
+///
+/// Where the file is not there or does not say it.
+pub fn vocabulary(name: &str) -> u32 {
+    #[derive(Deserialize)]
+    struct Config {
+        vocab_size: u32,
+    }
+    let config: Config = read_json(&model(name).join("config.json"));
+    config.vocab_size
+}
+
 /// Golden scores of a reranker.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GoldenPairs {
@@ -118,8 +132,11 @@ pub struct GoldenString {
 
 /// Reads `golden/<name>.json`.
 pub fn golden<T: DeserializeOwned>(name: &str) -> T {
-    let path = directory().join("golden").join(format!("{name}.json"));
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    read_json(&directory().join("golden").join(format!("{name}.json")))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> T {
+    let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -98,13 +98,17 @@ async fn bad_input_is_refused_and_the_next_request_is_answered() {
     let engine = engine().await;
     let cancel = CancellationToken::new();
     let too_long = vec![3; MAXIMUM_POSITIONS + 1];
+    let vocabulary = models::vocabulary(RANDOM_TIED);
     let mut bad_answer = request(vec![vec![1]]);
-    bad_answer.yes_token = 4096;
+    bad_answer.yes_token = vocabulary;
     for (bad, expected) in [
         (request(vec![vec![1], vec![]]), "input 1 has no tokens"),
         (request(vec![too_long]), "input 0 has 2049 tokens, the model reads 2048 at most"),
-        (request(vec![vec![1, 9999]]), "token 9999 is outside the model's vocabulary of 4096"),
-        (bad_answer, "token 4096 is outside"),
+        (
+            request(vec![vec![1, vocabulary]]),
+            &format!("token {vocabulary} is outside the model's vocabulary of {vocabulary}"),
+        ),
+        (bad_answer, &format!("token {vocabulary} is outside")),
     ] {
         let error = engine.score(bad, &cancel).await.unwrap_err();
         assert!(matches!(error, EngineError::Unsupported { .. }) && error.to_string().contains(expected), "{error}");

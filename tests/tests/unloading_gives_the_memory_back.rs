@@ -11,6 +11,8 @@ const CYCLES: usize = 6;
 /// Slack for what each load leaves behind in the library, some ten kilobytes, and for the allocator. The two models take
 /// more in one load.
 const SLACK_KILOBYTES: i64 = 4 * 1024;
+/// Slack for the runtime's own threads, which come and go.
+const SLACK_THREADS: i64 = 4;
 
 /// A number of `/proc/self/status`.
 fn status(field: &str) -> i64 {
@@ -58,6 +60,9 @@ async fn threads_and_memory_return_after_each_unload() {
     let (threads_after, memory_after) = (settled_threads().await, status("VmRSS"));
     // mistral.rs leaves its logger's thread behind, asleep, one for each load.
     let loads = 2 * i64::try_from(CYCLES).unwrap();
-    assert!(threads_after - threads <= loads, "{threads} threads became {threads_after} in {loads} loads");
+    assert!(
+        threads_after - threads <= loads + SLACK_THREADS,
+        "{threads} threads became {threads_after} in {loads} loads"
+    );
     assert!(memory_after - memory <= SLACK_KILOBYTES, "{memory} kB became {memory_after} kB in {CYCLES} cycles");
 }
