@@ -55,6 +55,7 @@ pub struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// The table, with its heading and times.
+    #[expect(clippy::missing_panics_doc, reason = "writing into a string does not fail")]
     pub fn render(&self, style: Style) -> String {
         let mut text = String::new();
         self.write(&mut text, style).expect("writing into a string does not fail");
@@ -64,33 +65,30 @@ impl Comparison<'_> {
     fn write(&self, text: &mut String, style: Style) -> std::fmt::Result {
         writeln!(text, "{} {}", style.paint("1", "Query:"), one_line(self.query))?;
         let left_title = format!("vector order  ({:.1} ms)", stage_one(self.vector));
-        match self.reranked {
-            Some(reranked) => {
-                let right_title = match (&reranked.fallback, reranked.reranking_time_ms) {
-                    (Some(fallback), _) => format!("no reranking: {}", fallback.message),
-                    (None, Some(took)) => {
-                        format!("reranked order  (+{took:.1} ms for {} candidates)", reranked.num_candidates)
-                    }
-                    (None, None) => "not reranked".to_owned(),
-                };
-                writeln!(text, "{}  {}", padded(&left_title, HALF_COLUMNS), fitted(&right_title, HALF_COLUMNS))?;
-                writeln!(text, "{}  {}", "-".repeat(HALF_COLUMNS), "-".repeat(HALF_COLUMNS))?;
-                for row in 0..self.rows.min(self.vector.results.len().max(reranked.results.len())) {
-                    let left = self.vector.results.get(row).map(|result| self.cell(row, result, None, style));
-                    let right = reranked.results.get(row).map(|result| {
-                        let change = (reranked.reranking_used).then_some(result.rank_change);
-                        self.cell(row, result, change, style)
-                    });
-                    let left = left.unwrap_or_else(|| " ".repeat(HALF_COLUMNS));
-                    writeln!(text, "{left}  {}", right.unwrap_or_default().trim_end())?;
+        if let Some(reranked) = self.reranked {
+            let right_title = match (&reranked.fallback, reranked.reranking_time_ms) {
+                (Some(fallback), _) => format!("no reranking: {}", fallback.message),
+                (None, Some(took)) => {
+                    format!("reranked order  (+{took:.1} ms for {} candidates)", reranked.num_candidates)
                 }
+                (None, None) => "not reranked".to_owned(),
+            };
+            writeln!(text, "{}  {}", padded(&left_title, HALF_COLUMNS), fitted(&right_title, HALF_COLUMNS))?;
+            writeln!(text, "{}  {}", "-".repeat(HALF_COLUMNS), "-".repeat(HALF_COLUMNS))?;
+            for row in 0..self.rows.min(self.vector.results.len().max(reranked.results.len())) {
+                let left = self.vector.results.get(row).map(|result| self.cell(row, result, None, style));
+                let right = reranked.results.get(row).map(|result| {
+                    let change = (reranked.reranking_used).then_some(result.rank_change);
+                    self.cell(row, result, change, style)
+                });
+                let left = left.unwrap_or_else(|| " ".repeat(HALF_COLUMNS));
+                writeln!(text, "{left}  {}", right.unwrap_or_default().trim_end())?;
             }
-            None => {
-                writeln!(text, "{left_title}")?;
-                writeln!(text, "{}", "-".repeat(HALF_COLUMNS))?;
-                for (row, result) in self.vector.results.iter().take(self.rows).enumerate() {
-                    writeln!(text, "{}", self.cell(row, result, None, style).trim_end())?;
-                }
+        } else {
+            writeln!(text, "{left_title}")?;
+            writeln!(text, "{}", "-".repeat(HALF_COLUMNS))?;
+            for (row, result) in self.vector.results.iter().take(self.rows).enumerate() {
+                writeln!(text, "{}", self.cell(row, result, None, style).trim_end())?;
             }
         }
         if self.vector.results.is_empty() {

@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn put(payload: Value, path: &str) -> Result<Value, String> {
-        let payload = payload.as_object().cloned().unwrap();
+        let payload = serde_json::from_value(payload).unwrap();
         with_text(payload, path, "Mars").map(Value::Object).map_err(|error| error.to_string())
     }
 

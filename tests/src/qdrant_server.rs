@@ -179,7 +179,6 @@ impl Drop for QdrantServer {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "the signature of an interceptor")]
 fn check_key(behaviour: &Behaviour, request: Request<()>) -> Result<Request<()>, Status> {
     let needed = behaviour.api_key.read().unwrap_or_else(PoisonError::into_inner);
     let Some(needed) = needed.as_deref() else { return Ok(request) };

@@ -24,6 +24,22 @@ impl DocumentEmbedder for Counting {
     }
 }
 
+/// Embeds two batches, then the server hangs.
+struct Hanging<'a> {
+    server: &'a QdrantServer,
+    inner: Counting,
+}
+
+#[async_trait]
+impl DocumentEmbedder for Hanging<'_> {
+    async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, IndexError> {
+        if self.inner.texts.load(Ordering::Relaxed) == 16 {
+            self.server.set_hanging(true);
+        }
+        self.inner.embed(texts).await
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_went_away_loses_nothing_that_was_indexed() {
     let folder = tempfile::tempdir().unwrap();
@@ -45,22 +61,6 @@ async fn a_server_that_went_away_loses_nothing_that_was_indexed() {
         batch_size: 8,
         replace: false,
     };
-
-    /// Embeds two batches, then the server hangs.
-    struct Hanging<'a> {
-        server: &'a QdrantServer,
-        inner: Counting,
-    }
-
-    #[async_trait]
-    impl DocumentEmbedder for Hanging<'_> {
-        async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, IndexError> {
-            if self.inner.texts.load(Ordering::Relaxed) == 16 {
-                self.server.set_hanging(true);
-            }
-            self.inner.embed(texts).await
-        }
-    }
 
     let hanging = Hanging { server: &server, inner: Counting::default() };
     let cancel = CancellationToken::new();

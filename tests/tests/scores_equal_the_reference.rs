@@ -1,11 +1,12 @@
 //! Scores and embeddings of the engine against golden files of the reference (transformers and torch, float32).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use rerank_crds::catalog::Quantization;
 use rerank_server::engine::{Engine, PairLogits, ScoreRequest};
+use rerank_tests::corpus::{Corpus, Query};
+use rerank_tests::measures::spearman;
 use rerank_tests::models::{
     self, GoldenPairs, GoldenTexts, GoldenTokenization, RERANKERS, TINY_EMBEDDER, TINY_RERANKER,
 };
@@ -31,7 +32,7 @@ fn token_ids_equal_the_reference() {
         assert!(golden.pairs.iter().any(|pair| pair.truncated), "{name}: a cut is among the pairs");
         for pair in &golden.pairs {
             let encoded = prompt.encode(&pair.instruction, &pair.query, &[&pair.document]).unwrap();
-            assert_eq!(encoded.prompts, [pair.token_ids.clone()], "{name}: {}", pair.name);
+            assert_eq!(encoded.prompts, std::slice::from_ref(&pair.token_ids), "{name}: {}", pair.name);
             assert_eq!(encoded.truncated, [pair.truncated], "{name}: {}", pair.name);
         }
     }
@@ -144,26 +145,12 @@ async fn a_quantized_load_does_not_quantize_the_next() {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Entry {
-    #[serde(default)]
-    title: String,
-    text: String,
-}
-
-fn corpus(file: &str) -> Vec<Entry> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/corpus").join(file);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// Queries with the documents that the embedder puts first, as prompts.
 async fn corpus_requests() -> Vec<ScoreRequest> {
-    let documents: Vec<String> =
-        corpus("corpus.jsonl").into_iter().map(|entry| format!("{}\n{}", entry.title, entry.text)).collect();
-    let queries = corpus("queries.jsonl");
+    let Corpus { documents, queries, .. } = Corpus::read().unwrap();
+    let documents: Vec<String> = documents.into_iter().map(|document| document.text).collect();
     let step = queries.len() / QUERIES;
-    let queries: Vec<&Entry> = queries.iter().step_by(step).take(QUERIES).collect();
+    let queries: Vec<&Query> = queries.iter().step_by(step).take(QUERIES).collect();
     let instruction = models::golden::<GoldenTexts>(TINY_EMBEDDER).instruction;
     let embed = models::embed_prompt();
     let texts = documents.iter().map(|document| embed.document(document).0);
@@ -183,37 +170,6 @@ async fn corpus_requests() -> Vec<ScoreRequest> {
         requests.push(models::score_request(&prompt, pairs));
     }
     requests
-}
-
-/// Ranks with ties at their mean.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let mut positions: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-    let mut sorted: Vec<f64> = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    for (at, value) in sorted.iter().enumerate() {
-        positions.entry(value.to_bits()).or_default().push(at as f64);
-    }
-    values
-        .iter()
-        .map(|value| {
-            let places = &positions[&value.to_bits()];
-            places.iter().sum::<f64>() / places.len() as f64
-        })
-        .collect()
-}
-
-/// Spearman's rank correlation.
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = (a.len() - 1) as f64 / 2.0;
-    let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum::<f64>();
-    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
-}
-
-#[test]
-fn rank_correlation_is_one_for_one_order_and_minus_one_for_the_opposite() {
-    assert!((spearman(&[1.0, 2.0, 9.0, 9.0], &[0.1, 0.2, 0.3, 0.3]) - 1.0).abs() < 1e-12);
-    assert!((spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);
 }
 
 #[tokio::test]

@@ -202,13 +202,12 @@ async fn both_spellings_of_the_rotary_base_load_and_score_alike() {
         let copy = Copy::of(name);
         copy.edit_config(|config| {
             let config = config.as_object_mut().unwrap();
-            match config.remove("rope_parameters") {
-                Some(parameters) => config.insert("rope_theta".to_owned(), parameters["rope_theta"].clone()),
-                None => {
-                    let theta = config.remove("rope_theta").unwrap();
-                    config.insert("rope_parameters".to_owned(), json!({"rope_theta": theta, "rope_type": "default"}))
-                }
-            };
+            if let Some(parameters) = config.remove("rope_parameters") {
+                config.insert("rope_theta".to_owned(), parameters["rope_theta"].clone());
+            } else {
+                let theta = config.remove("rope_theta").unwrap();
+                config.insert("rope_parameters".to_owned(), json!({"rope_theta": theta, "rope_type": "default"}));
+            }
         });
         let mut spec = models::load_spec(name, Quantization::Float32);
         spec.directory = copy.path().to_owned();

@@ -137,7 +137,7 @@ pub(super) async fn post(
         query,
         documents: documents.clone(),
         reranker: RerankChoice { model, quantization: None },
-        instruction: instruction_choice(instruction, instruction_template)?,
+        instruction: instruction_choice(instruction, instruction_template.as_deref())?,
     };
     let active = ActiveRequest::begin(arrival);
     let response = state.service.rerank(request, &active.context).await;

@@ -322,7 +322,7 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
             model: rerank_model,
             quantization: rerank_quantization.as_deref().map(quantization).transpose()?,
         },
-        instruction: instruction_choice(instruction, instruction_template)?,
+        instruction: instruction_choice(instruction, instruction_template.as_deref())?,
         filter,
         score_threshold: score_threshold.map(threshold).transpose()?,
     })
@@ -343,9 +343,9 @@ fn quantization(text: &str) -> Result<Quantization, ApiError> {
 /// A template by name or a text of one's own, not both.
 pub(super) fn instruction_choice(
     text: Option<String>,
-    template: Option<String>,
+    template: Option<&str>,
 ) -> Result<Option<InstructionChoice>, ApiError> {
-    let template = match template.as_deref() {
+    let template = match template {
         None => None,
         Some("general") => Some(InstructionTemplate::General),
         Some("technical") => Some(InstructionTemplate::Technical),

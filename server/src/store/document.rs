@@ -203,7 +203,7 @@ mod tests {
     use crate::store::DocumentId;
 
     fn payload(value: Value) -> Map<String, Value> {
-        value.as_object().cloned().unwrap()
+        serde_json::from_value(value).unwrap()
     }
 
     fn document(value: Value) -> Document {

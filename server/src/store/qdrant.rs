@@ -348,7 +348,7 @@ fn vector_params(
         }
         None => ("none".to_owned(), None),
     };
-    params.cloned().ok_or_else(|| StoreError::Mismatch {
+    params.copied().ok_or_else(|| StoreError::Mismatch {
         collection: collection.to_owned(),
         what: "vector name",
         found,

@@ -5,6 +5,7 @@ use crate::search::FallbackReason;
 use crate::store::StoreError;
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 async fn every_failure_of_the_service_has_its_code_on_every_route() {
     type Case = (fn() -> SearchError, u16, &'static str, Option<u64>);
     let cases: [Case; 17] = [

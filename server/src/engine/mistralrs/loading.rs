@@ -113,11 +113,10 @@ fn load(spec: &LoadSpec, device: &Device, show_progress: bool) -> Result<LoadedM
     start(pipeline, spec, info.config)
 }
 
-fn reranker(
-    info: &WeightsInfo,
-    folder: &Path,
-    model: &str,
-) -> Result<(Box<dyn Loader>, Box<dyn ModelPaths>), EngineError> {
+/// What loads a model, and where its files are.
+type LibraryLoader = (Box<dyn Loader>, Box<dyn ModelPaths>);
+
+fn reranker(info: &WeightsInfo, folder: &Path, model: &str) -> Result<LibraryLoader, EngineError> {
     let kind = NormalLoaderType::from_causal_lm_name(&info.config.architecture)
         .map_err(|error| unsupported(error.to_string()))?;
     let loader =
@@ -138,11 +137,7 @@ fn reranker(
     Ok((loader, Box::new(paths)))
 }
 
-fn embedder(
-    info: &WeightsInfo,
-    folder: &Path,
-    model: &str,
-) -> Result<(Box<dyn Loader>, Box<dyn ModelPaths>), EngineError> {
+fn embedder(info: &WeightsInfo, folder: &Path, model: &str) -> Result<LibraryLoader, EngineError> {
     let pooling = json!({
         "word_embedding_dimension": info.config.hidden_size,
         "pooling_mode_cls_token": false,

@@ -171,6 +171,7 @@ impl fmt::Debug for RunningEngine {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{Ready, ready};
     use std::sync::atomic::AtomicUsize;
 
     use tokio::sync::mpsc;
@@ -188,8 +189,8 @@ mod tests {
     }
 
     /// Answers each input with its first token.
-    async fn first_tokens(inputs: Vec<Vec<u32>>) -> Result<Vec<u32>, Fault> {
-        Ok(inputs.into_iter().filter_map(|input| input.first().copied()).collect())
+    fn first_tokens(inputs: Vec<Vec<u32>>) -> Ready<Result<Vec<u32>, Fault>> {
+        ready(Ok(inputs.into_iter().filter_map(|input| input.first().copied()).collect()))
     }
 
     #[tokio::test]

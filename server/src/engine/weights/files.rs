@@ -149,8 +149,11 @@ fn read_index(directory: &Path) -> Result<Index, WeightsError> {
     }
 }
 
+/// Name and shape of each tensor.
+type Shapes = Vec<(String, Vec<usize>)>;
+
 /// Size of a safetensors file and the shape of each of its tensors. Checks that the file is as long as its header says.
-fn read_header(path: &Path) -> Result<(u64, Vec<(String, Vec<usize>)>), WeightsError> {
+fn read_header(path: &Path) -> Result<(u64, Shapes), WeightsError> {
     let unreadable = |source| WeightsError::Unreadable { path: path.to_owned(), source };
     let damaged = |reason| WeightsError::Damaged { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(unreadable)?;

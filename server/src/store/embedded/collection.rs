@@ -32,6 +32,9 @@ const FORMAT: u32 = 1;
 /// Finished log files at which the log is shortened while the collection is open.
 const LOG_FILES: usize = 16;
 
+/// A point with its score and payload.
+type FoundPoint = (PointKey, f32, Map<String, Value>);
+
 /// Sizes that a collection is made with.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
@@ -191,7 +194,7 @@ impl Collection {
         vector: Vec<f32>,
         limit: usize,
         filter: Option<Filter>,
-    ) -> Result<Vec<(PointKey, f32, Map<String, Value>)>, StoreError> {
+    ) -> Result<Vec<FoundPoint>, StoreError> {
         self.check_dimension(vector.len())?;
         let found = self.with_shard(|shard| {
             // The engine sets room aside for the limit, so a limit beyond the collection must not reach it.
