@@ -6,7 +6,7 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny advisories bench golden models docs
+.PHONY: help build demo test lint deny advisories bench golden models
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -48,6 +48,16 @@ pub fn vocabulary(name: &str) -> u32 {
     config.vocab_size
 }
 
+/// One of the tiny pair's published figures, by its name in `figures.json`.
+///
+/// # Panics
+///
+/// Where the file or the figure is not there.
+pub fn figure(name: &str) -> f64 {
+    let figures: serde_json::Value = read_json(&directory().join("figures.json"));
+    figures[name].as_f64().unwrap_or_else(|| panic!("figures.json has no number {name:?}"))
+}
+
 /// Golden scores of a reranker.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GoldenPairs {

@@ -31,6 +31,20 @@ fn both_models_are_qwen3() {
     }
 }
 
+#[test]
+fn the_cards_tell_the_figures_that_were_measured() {
+    let figure = |name| format!("{:.3}", models::figure(name));
+    for (model, figures) in [
+        ("tiny-embedder", vec!["recall_at_50_vector", "ndcg_at_10_vector"]),
+        ("tiny-reranker", vec!["ndcg_at_10_vector", "ndcg_at_10_reranked"]),
+    ] {
+        let card = std::fs::read_to_string(models::directory().join(model).join("README.md")).unwrap();
+        for name in figures {
+            assert!(card.contains(&figure(name)), "{name} of {} is not in the card of {model}", figure(name));
+        }
+    }
+}
+
 /// The script makes the training text again from its word lists, compares its digest with the one that the models were
 /// trained on, and looks for shared sequences of eight words. It needs Python's standard library alone.
 #[test]
