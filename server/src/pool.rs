@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{Quantization, SelectionReason};
 use rerank_crds::server_config::Lifecycle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -63,6 +63,8 @@ pub enum ModelState {
 /// One line of the control port's model list.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ModelStatus {
+    /// Why this reranker is the deployed one; None for every other model. The pool does not know it.
+    pub selection_reason: Option<SelectionReason>,
     /// Model id.
     pub name: String,
     /// `embedder` or `reranker`.

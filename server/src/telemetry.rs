@@ -8,6 +8,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// Libraries whose warnings speak to those who build on them: on a sound server they warn at every start and load. Stands
+/// before the user's filter, which overrides it by naming the library.
+const LIBRARIES: &str = "mistralrs_core=error,mistralrs_quant=error,qdrant_edge=error";
+
 /// Why logging cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -56,11 +60,7 @@ impl LogOptions {
 
 /// Starts logging for the whole process.
 pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&options.filter).map_err(|source| TelemetryError::Filter {
-        filter: options.filter.clone(),
-        setting: options.setting,
-        source,
-    })?;
+    let filter = filter(options)?;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let installed = match options.format {
@@ -78,9 +78,18 @@ pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
         let payload = panic.payload();
         let message =
             payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        tracing::debug!(place, message, "Panic message");
+        tracing::debug!(place, detail = message, "Panic message");
     }));
     Ok(())
+}
+
+/// The user's filter over the libraries' levels.
+fn filter(options: &LogOptions) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(format!("{LIBRARIES},{}", options.filter)).map_err(|source| TelemetryError::Filter {
+        filter: options.filter.clone(),
+        setting: options.setting,
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -108,5 +117,18 @@ mod tests {
         let options = LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
         let message = install(&options).unwrap_err().to_string();
         assert!(message.contains("logging.filter") && message.contains("a=b=c"), "{message}");
+    }
+
+    #[test]
+    fn libraries_tell_errors_alone_unless_the_filter_names_them() {
+        let filter = |text: &str| {
+            let options = LogOptions { filter: text.to_owned(), setting: "logging.filter", format: LogFormat::Json };
+            super::filter(&options).unwrap().to_string()
+        };
+        let quiet = filter("debug");
+        assert!(quiet.contains("mistralrs_core=error") && quiet.contains("debug"), "{quiet}");
+        let named = filter("info,mistralrs_core=debug");
+        assert!(named.contains("mistralrs_core=debug") && !named.contains("mistralrs_core=error"), "{named}");
+        assert!(named.contains("qdrant_edge=error"), "{named}");
     }
 }

@@ -224,7 +224,19 @@ impl Service for Parts {
     }
 
     fn models(&self) -> Vec<ModelStatus> {
-        self.pool.statuses()
+        let served = self.searcher.served();
+        let mut statuses = self.pool.statuses();
+        if let Some(deployed) = served.deployed_reranker() {
+            for status in &mut statuses {
+                let is_deployed = status.role == "reranker"
+                    && status.name == deployed.model
+                    && status.quantization == deployed.quantization;
+                if is_deployed {
+                    status.selection_reason = Some(served.selection().reason);
+                }
+            }
+        }
+        statuses
     }
 }
 

@@ -205,7 +205,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ("api.limits.documents", "Documents of one rerank request, 1 to 100,000"),
     ("api.limits.bodyBytes", "Bytes of one request body, 1 KiB to 1 GiB"),
     ("api.limits.queuePairs", "Pairs waiting or being scored, 1 to 10,000,000"),
-    ("logging.filter", "Log filter in `RUST_LOG` syntax"),
+    (
+        "logging.filter",
+        "Log filter in `RUST_LOG` syntax; `mistralrs_core` and `qdrant_edge` tell errors alone unless it names them",
+    ),
     ("logging.format", "Json, one object a line, or Text"),
 ];
 

@@ -356,14 +356,26 @@ impl From<StoreError> for ApiError {
             StoreError::InvalidDocument { .. } => {
                 Self::new(ErrorCode::OutOfRange, error.to_string()).field("documents")
             }
-            StoreError::Configuration { .. } => unavailable("the vector store is not configured correctly"),
-            StoreError::CollectionMissing { .. } => unavailable("the collection does not exist in the vector store"),
-            StoreError::Mismatch { .. } => unavailable("the collection in the vector store does not fit this service"),
-            StoreError::Unauthorized => unavailable("the vector store refused this service"),
-            StoreError::Unavailable { .. } => unavailable("the vector store cannot be reached"),
-            StoreError::Timeout => {
-                Self::new(ErrorCode::StoreTimeout, "the vector store did not answer in time").internal(&error)
+            StoreError::Configuration { .. } => unavailable(
+                "the vector store is not configured correctly; the server's log and `rerank-server preflight` tell why",
+            ),
+            StoreError::CollectionMissing { .. } => unavailable(
+                "the collection does not exist in the vector store; make it with `rerank-server index` or correct its name",
+            ),
+            StoreError::Mismatch { .. } => unavailable(&format!(
+                "{error}; configure the model that indexed the collection, or index it again into another one"
+            )),
+            StoreError::Unauthorized => unavailable(
+                "the vector store refused this service; check the API key that vectorStore.qdrant.apiKeyFile names",
+            ),
+            StoreError::Unavailable { .. } => {
+                unavailable("the vector store cannot be reached; `rerank-server preflight` tells more")
             }
+            StoreError::Timeout => Self::new(
+                ErrorCode::StoreTimeout,
+                "the vector store did not answer in time (timeouts.vectorSearchSeconds)",
+            )
+            .internal(&error),
             StoreError::Failed { .. } => Self::new(ErrorCode::StoreFailed, "the vector store failed").internal(&error),
         }
     }

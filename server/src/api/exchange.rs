@@ -94,6 +94,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
         route,
         client = tracing::field::Empty
     );
+    let left = ClientLeft { state: &state, route, arrival, span: span.clone(), answered: false };
     let answer = answer(&state, request, next).instrument(span.clone());
     let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
@@ -102,6 +103,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
             ApiError::new(ErrorCode::Internal, "the server failed to answer; its log has the details").into_response()
         }
     };
+    left.answered();
     let _entered = span.enter();
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
@@ -120,6 +122,32 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Counts and logs a request whose client left before the answer: hyper drops the handler, and this with it.
+struct ClientLeft<'a> {
+    state: &'a ApiState,
+    route: &'static str,
+    arrival: Arrival,
+    span: tracing::Span,
+    answered: bool,
+}
+
+impl ClientLeft<'_> {
+    fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for ClientLeft<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _entered = self.span.enter();
+            let status = ErrorCode::ClientClosedRequest.status().as_u16();
+            self.state.metrics.count_request(self.route, status);
+            tracing::info!(status, duration_ms = self.arrival.0.elapsed().as_secs_f64() * 1e3, "The client left");
+        }
+    }
 }
 
 async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
@@ -197,7 +225,7 @@ fn report(state: &ApiState, error: &ApiError) {
         tracing::error!(code, cause = error.internal.as_deref().unwrap_or(&error.message), "Request failed");
     } else {
         // The message can repeat what the client sent.
-        tracing::debug!(code, message = %error.message, "Request refused");
+        tracing::debug!(code, detail = %error.message, "Request refused");
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{Quantization, SelectionReason};
 use serde::Serialize;
 
 use super::ApiState;
@@ -32,6 +32,9 @@ struct ModelEntry {
 struct QuantizationEntry {
     quantization: Quantization,
     state: ModelState,
+    /// Why it is the deployed reranker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selection_reason: Option<SelectionReason>,
     predicted_memory_bytes: u64,
     /// What came back when it was last unloaded.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,9 +67,17 @@ pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
             predicted_memory_bytes,
             freed_memory_bytes,
             warm_up,
+            selection_reason,
         } = status;
-        let entry =
-            QuantizationEntry { quantization, state, predicted_memory_bytes, freed_memory_bytes, warm_up, failure };
+        let entry = QuantizationEntry {
+            quantization,
+            state,
+            selection_reason,
+            predicted_memory_bytes,
+            freed_memory_bytes,
+            warm_up,
+            failure,
+        };
         entries.entry((role, name)).or_default().push(entry);
     }
     let data = entries.into_iter().map(|((role, id), quantizations)| ModelEntry {

@@ -215,6 +215,9 @@ pub(super) async fn batch(
     let answers: Vec<Result<SearchResponse, ApiError>> =
         answers?.into_iter().map(|answer| answer.map_err(ApiError::from)).collect();
     for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        if error.code.is_refusal() {
+            state.metrics.count_refusal(error.code.as_str());
+        }
         if let Some(cause) = &error.internal {
             tracing::error!(code = error.code.as_str(), cause, "Query of a batch failed");
         }

@@ -151,6 +151,7 @@ impl Service for FakeService {
 
     fn models(&self) -> Vec<ModelStatus> {
         vec![ModelStatus {
+            selection_reason: None,
             name: "Qwen/Qwen3-Reranker-0.6B".to_owned(),
             role: "reranker",
             quantization: Quantization::Float16,

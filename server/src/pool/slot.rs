@@ -223,6 +223,7 @@ impl Slot {
 
     pub(super) fn status(&self, key: &ModelKey) -> ModelStatus {
         ModelStatus {
+            selection_reason: None,
             name: key.model.clone(),
             role: match key.role {
                 ModelRole::Embedder => "embedder",

@@ -12,8 +12,11 @@ use super::slot::Phase;
 use super::{LoadedModel, ModelKey, Shared, load};
 use crate::engine::Engine;
 
-/// Longest wait for an engine to end its threads and free its memory.
-const UNLOAD_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for an engine to end its threads and free its memory; above the waits of the engine itself, which may be
+/// two of a minute.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(150);
+/// Models predicted below it drown in what else comes and goes in the process, so nothing is read from what came back.
+const TELLING_BYTES: u64 = 256 << 20;
 
 /// Waits until `attempt`'s model has been idle for the unload timeout, and unloads it. Ends when the model leaves by
 /// another way.
@@ -105,7 +108,7 @@ async fn finish(shared: Arc<Shared>, key: ModelKey, model: Arc<LoadedModel>) -> 
     shared.settled.send_replace(());
     shared.metrics.count_unload(&key.model);
     shared.report_memory();
-    if freed_bytes < predicted_bytes / 2 {
+    if predicted_bytes >= TELLING_BYTES && freed_bytes < predicted_bytes / 2 {
         tracing::warn!(
             model = key.model,
             freed_bytes,

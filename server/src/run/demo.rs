@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use rerank_crds::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,7 @@ async fn show(parts: &Parts, documents: &Path, queries: &[DemoQuery]) -> anyhow:
         index::file_into(parts, documents.to_owned(), demo::COLLECTION, false, &CancellationToken::new()).await?;
     println!("{} documents indexed in {:.1} s\n", report.indexed, report.seconds);
     let style = Style::of_standard_output();
+    let mut reranked_queries = 0;
     for (number, query) in queries.iter().enumerate() {
         let request = SearchRequest { query: query.text.clone(), k: ROWS, ..SearchRequest::default() };
         let (vector, reranked) = both_orders(parts, request, true).await?;
@@ -84,9 +85,11 @@ async fn show(parts: &Parts, documents: &Path, queries: &[DemoQuery]) -> anyhow:
         };
         println!("{}", comparison.render(style));
         if number == 0 {
-            tracing::info!(seconds = began.elapsed().as_secs_f64(), "First answer");
+            println!("First answer {:.1} s after the start\n", began.elapsed().as_secs_f64());
         }
+        reranked_queries += usize::from(reranked.is_some_and(|answer| answer.reranking_used));
     }
+    ensure!(reranked_queries == queries.len(), "only {reranked_queries} of {} queries were reranked", queries.len());
     Ok(())
 }
 

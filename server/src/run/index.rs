@@ -10,17 +10,22 @@ use super::{Failure, log_for_a_person, progress_is_seen, read_config};
 use crate::args::{ExitCode, IndexArguments};
 use crate::index::{self, IndexOptions, IndexReport};
 use crate::metrics::Metrics;
+use crate::pool::ModelKey;
 use crate::shutdown::Signals;
 use crate::wiring::{self, Parts};
 
 /// Documents that are embedded and written together: enough to keep an engine busy, few enough that an interruption
 /// comes soon.
 pub(super) const BATCH_SIZE: usize = 32;
+/// The longest deadline that a configuration may name.
+const MAXIMUM_TIMEOUT_SECONDS: i32 = 3_600;
 
 pub(super) async fn run(arguments: IndexArguments) -> Result<ExitCode, Failure> {
     let IndexArguments { config, collection, replace, files, log } = arguments;
-    let config = read_config(&config.config)?;
+    let mut config = read_config(&config.config)?;
     log_for_a_person(&log)?;
+    // A batch of documents is no request that a client waits for: on a slow machine it may take its time.
+    Arc::make_mut(&mut config).timeouts.request_seconds = MAXIMUM_TIMEOUT_SECONDS;
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let parts = Parts::open(config, Arc::new(Metrics::new()), progress_is_seen()).await.context("failed to start")?;
     let cancel = CancellationToken::new();
@@ -77,6 +82,8 @@ pub(super) async fn file_into(
         .context("failed to read the embedding model")?
         .context("the configuration names no embedding.model to index with")?;
     let spec = parts.collection_spec(dimension);
+    let embedder: Vec<ModelKey> = parts.searcher.served().embedder().cloned().into_iter().collect();
+    parts.pool.preload(&embedder).await.context("failed to load the embedding model")?;
     let bar = index::progress_bar();
     index::index(&options, &spec, store.as_ref(), parts.searcher.as_ref(), &bar, cancel)
         .await

@@ -19,10 +19,23 @@ pub(super) async fn run(arguments: SearchArguments) -> Result<ExitCode, Failure>
     log_for_a_person(&log)?;
     let parts = Parts::open(config, Arc::new(Metrics::new()), progress_is_seen()).await.context("failed to start")?;
     let request = SearchRequest { query, k: usize::from(k), collection, ..SearchRequest::default() };
+    load(&parts, no_rerank).await;
     let printed = print(&parts, request, no_rerank, json).await;
     parts.close().await;
     printed?;
     Ok(ExitCode::Success)
+}
+
+/// Loads the models before the clock of a request runs. A model that does not load is the search's to tell: it answers in
+/// vector order with the reason, or with the embedder's error.
+async fn load(parts: &Parts, no_rerank: bool) {
+    let models = parts.deployed_models();
+    let wanted = if no_rerank { 1 } else { models.len() };
+    for model in models.iter().take(wanted) {
+        if let Err(error) = parts.pool.preload(std::slice::from_ref(model)).await {
+            tracing::warn!(model = model.model, error = crate::chain::describe(&error), "Could not load a model");
+        }
+    }
 }
 
 async fn print(parts: &Parts, request: SearchRequest, no_rerank: bool, json: bool) -> anyhow::Result<()> {

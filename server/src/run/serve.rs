@@ -118,10 +118,20 @@ impl Server {
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),
         };
+        if let Some(reranker) = parts.searcher.served().deployed_reranker() {
+            let selection = parts.searcher.served().selection();
+            tracing::info!(
+                model = reranker.model,
+                quantization = reranker.quantization.as_str(),
+                reason = selection.reason.as_str(),
+                because = selection.explanation,
+                "Selected the reranker"
+            );
+        }
         let request_timeout = Duration::from_secs(u64::try_from(config.timeouts.request_seconds).unwrap_or(30));
         let options = ListenerOptions { drain_timeout: request_timeout + DRAIN_MARGIN, ..ListenerOptions::default() };
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(http::serve(api, api::router(state), options, Some(metrics), stop.clone()));
+        let mut serving = tokio::spawn(http::serve(api, api::router(state), options, Some(metrics), stop.clone()));
         let preloading = tokio::spawn(become_ready(parts.clone(), readiness.clone()));
 
         let signal = signals.next().await;
@@ -135,11 +145,20 @@ impl Server {
             _ = signals.next() => {}
         }
         stop.cancel();
-        match serving.await {
+        let drained = tokio::select! {
+            drained = &mut serving => drained,
+            _ = signals.next() => {
+                tracing::warn!("Ending at once, as a second signal asks");
+                serving.abort();
+                serving.await
+            }
+        };
+        match drained {
             Ok(Drained::Completely) => tracing::info!("Answered every request under way"),
             Ok(Drained::Cut { connections }) => {
                 tracing::warn!(connections, "Closed connections whose requests took too long");
             }
+            Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "The listener ended early"),
         }
         parts.close().await;

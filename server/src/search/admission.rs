@@ -39,8 +39,6 @@ impl Admission {
         {
             let mut waiting = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
             if *waiting > 0 && waiting.saturating_add(pairs) > self.maximum_pairs {
-                drop(waiting);
-                self.metrics.count_refusal("queue_full");
                 return Err(SearchError::Overloaded { retry_after_seconds: RETRY_AFTER_SECONDS });
             }
             *waiting += pairs;

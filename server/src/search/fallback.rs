@@ -63,7 +63,16 @@ impl From<PoolError> for StageFailure {
             PoolError::Loading { .. } => FallbackReason::Loading,
             PoolError::LoadFailed { .. } | PoolError::ShuttingDown => FallbackReason::EngineFailed,
         };
-        Self::new(reason, error.to_string(), error.retry_after_seconds())
+        // What a library or a weights file says can name folders; it stands in the log and in `preflight`.
+        let message = match &error {
+            PoolError::LoadFailed { .. } => {
+                "the reranker could not be loaded; the server's log and `rerank-server preflight` tell why".to_owned()
+            }
+            PoolError::InsufficientMemory { .. } | PoolError::Loading { .. } | PoolError::ShuttingDown => {
+                error.to_string()
+            }
+        };
+        Self::new(reason, message, error.retry_after_seconds())
     }
 }
 
@@ -72,16 +81,17 @@ impl From<EngineError> for StageFailure {
         match &error {
             EngineError::Cancelled => Self::Refused(SearchError::Cancelled),
             EngineError::OutOfMemory { .. } => {
-                let message = format!(
-                    "{error}; what would help: a smaller batch (reranker.tokenBudget, reranker.batchSize), int8 weights, a \
-                     smaller model"
-                );
-                Self::new(FallbackReason::InsufficientMemory, message, 1)
+                let message = "the device ran out of memory while scoring; what would help: a smaller batch \
+                               (reranker.tokenBudget, reranker.batchSize), int8 weights, a smaller model";
+                Self::new(FallbackReason::InsufficientMemory, message.to_owned(), 1)
             }
             EngineError::Weights(_)
             | EngineError::Unsupported { .. }
             | EngineError::NotFinite { .. }
-            | EngineError::Failed { .. } => Self::new(FallbackReason::EngineFailed, error.to_string(), 1),
+            | EngineError::Failed { .. } => {
+                let message = "the engine failed to score; the server's log tells why";
+                Self::new(FallbackReason::EngineFailed, message.to_owned(), 1)
+            }
         }
     }
 }

@@ -308,9 +308,9 @@ impl Searcher {
         let model = key.map(|key| key.model.as_str());
         self.metrics.count_fallback(reason);
         if matches!(fallback.reason, FallbackReason::Disabled | FallbackReason::Loading) {
-            tracing::info!(reason, model, message = fallback.message, "Answered a search in vector order");
+            tracing::info!(reason, model, detail = fallback.message, "Answered a search in vector order");
         } else {
-            tracing::warn!(reason, model, message = fallback.message, "Answered a search in vector order");
+            tracing::warn!(reason, model, detail = fallback.message, "Answered a search in vector order");
         }
         Ok(Order::Vector(Some(fallback)))
     }

@@ -61,7 +61,7 @@ async fn every_failure_of_the_service_has_its_code_on_every_route() {
         (
             || {
                 SearchError::Store(StoreError::Mismatch {
-                    collection: "canary".to_owned(),
+                    collection: "docs".to_owned(),
                     what: "dimension",
                     found: "3".to_owned(),
                     expected: "4".to_owned(),
@@ -250,4 +250,30 @@ async fn more_than_64_headers_are_refused() {
     };
     assert_eq!(api.send(with_headers(64)).await.status, 200);
     api.send(with_headers(65)).await.assert_error(431, "headers_too_large");
+}
+
+#[tokio::test]
+async fn a_collection_that_does_not_fit_is_told_with_both_values() {
+    let api = TestApi::failing(|| {
+        SearchError::Store(StoreError::Mismatch {
+            collection: "docs".to_owned(),
+            what: "dimension",
+            found: "1024".to_owned(),
+            expected: "2560".to_owned(),
+        })
+    });
+    let answer = api.get("/search?q=x").await;
+    answer.assert_error(503, "store_unavailable");
+    for told in ["docs", "dimension", "1024", "2560", "index it again"] {
+        assert!(answer.text.contains(told), "{told:?} is not in {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_left_is_counted_as_499() {
+    let api = TestApi::with(Behaviour::Hang);
+    let left = tokio::time::timeout(std::time::Duration::from_millis(50), api.get("/search?q=x")).await;
+    assert!(left.is_err(), "the service of this test never answers");
+    let text = api.metrics.encode();
+    assert!(text.contains(r#"code="499""#), "{text}");
 }

@@ -119,7 +119,7 @@ impl RunningEngine {
             let result = batch.await;
             if let Err(Fault::Fatal(message)) = &result {
                 dead.store(true, Ordering::Release);
-                tracing::error!(message, "The engine is gone");
+                tracing::error!(detail = message, "The engine is gone");
             }
             drop(turn);
             result

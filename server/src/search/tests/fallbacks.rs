@@ -69,7 +69,11 @@ async fn engine_failed_by_its_load() {
     bench.controls.fail_load(EngineFault::Failed);
     for _ in 0..2 {
         let response = bench.search(ask("q", 3)).await.unwrap();
-        assert_vector_order(&response, FallbackReason::EngineFailed, "failed to load Qwen/Qwen3-Reranker-0.6B");
+        assert_vector_order(
+            &response,
+            FallbackReason::EngineFailed,
+            "the reranker could not be loaded; the server's log",
+        );
     }
     tokio::time::advance(Duration::from_secs(1)).await;
     bench.assert_serves().await;
@@ -77,16 +81,13 @@ async fn engine_failed_by_its_load() {
 
 #[tokio::test(start_paused = true)]
 async fn engine_failed_in_stage_two() {
-    for (fault, words) in [
-        (EngineFault::Failed, "failed to run the model"),
-        (EngineFault::NotFinite, "not finite for"),
-        (EngineFault::TooFew, "5 pairs were given, 4 came back"),
-        (EngineFault::Panic, "the engine panicked"),
-    ] {
+    for fault in [EngineFault::Failed, EngineFault::NotFinite, EngineFault::TooFew, EngineFault::Panic] {
         let bench = bench();
         bench.controls.fail_score(fault);
         let response = bench.search(ask("q", 3)).await.unwrap();
-        assert_vector_order(&response, FallbackReason::EngineFailed, words);
+        // What the library said can name files, so the log alone has it.
+        let message = "the engine failed to score; the server's log tells why";
+        assert_vector_order(&response, FallbackReason::EngineFailed, message);
         bench.assert_serves().await;
     }
 }

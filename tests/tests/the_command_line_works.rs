@@ -1,0 +1,96 @@
+//! `demo`, `index`, `search` and `preflight` of the real binary, over the tiny pair.
+
+use std::fs;
+use std::path::Path;
+
+use rerank_tests::http::{Finished, run_server, tiny_pair};
+use serde_json::Value;
+
+/// A command that must succeed.
+async fn run(arguments: &[&str]) -> Finished {
+    let finished = run_server(arguments).await.unwrap();
+    assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+    assert!(!finished.stderr.contains("panicked"), "{finished:?}");
+    finished
+}
+
+fn configuration(folder: &Path) -> String {
+    let path = folder.join("config.yaml");
+    fs::write(&path, tiny_pair(&folder.join("store"))).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_demo_shows_both_orders_of_five_queries() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("demo");
+    let finished = run(&["demo", "--once", "--data", data.to_str().unwrap()]).await;
+    let said = &finished.stdout;
+    assert_eq!(said.matches("Query: ").count(), 5, "{said}");
+    assert_eq!(said.matches("reranked order  (+").count(), 5, "{said}");
+    assert_eq!(said.matches("vector order  (").count(), 5, "{said}");
+    assert!(said.contains("** "), "no relevant document is shown: {said}");
+    let first =
+        said.lines().find(|line| line.starts_with("First answer")).expect("the time of the first answer is told");
+    println!("{first}");
+    assert_eq!(finished.stderr, "", "a demo that works has nothing to warn of");
+}
+
+#[tokio::test]
+async fn what_is_indexed_is_found_and_a_second_run_skips_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path());
+    let documents = folder.path().join("documents.jsonl");
+    let lines = [
+        r#"{"id": "bread", "text": "Sourdough bread rises slowly in a cold kitchen.", "page": 3}"#,
+        r#"{"id": 7, "text": "The brake pads of a bicycle squeal in the rain."}"#,
+        r#"{"id": "stars", "text": "A telescope shows the moons of Jupiter."}"#,
+    ];
+    fs::write(&documents, lines.join("\n")).unwrap();
+    let index = ["index", "--config", &config, "--collection", "corpus", documents.to_str().unwrap()];
+    let first = run(&index).await;
+    assert!(first.stdout.contains("3 indexed"), "{first:?}");
+    let second = run(&index).await;
+    assert!(second.stdout.contains("0 indexed, 3 already there"), "{second:?}");
+
+    let found = run(&["search", "--config", &config, "-k", "2", "--json", "my sourdough bread does not rise"]).await;
+    let answer: Value = serde_json::from_str(&found.stdout).unwrap();
+    assert_eq!(answer["reranking_used"], true, "{answer}");
+    assert_eq!(answer["num_candidates"], 3);
+    assert_eq!(answer["results"].as_array().unwrap().len(), 2);
+
+    let vector =
+        ["search", "--config", &config, "-k", "1", "--no-rerank", "--json", "my sourdough bread does not rise"];
+    let answer: Value = serde_json::from_str(&run(&vector).await.stdout).unwrap();
+    assert_eq!(answer["results"][0]["id"], "bread", "{answer}");
+    assert_eq!(answer["results"][0]["payload"]["page"], 3);
+    assert_eq!(answer["reranking_used"], false);
+}
+
+#[tokio::test]
+async fn a_document_without_text_is_told_with_its_line_and_nothing_is_indexed() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path());
+    let documents = folder.path().join("documents.jsonl");
+    fs::write(&documents, "{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2}\n").unwrap();
+    let arguments = ["index", "--config", &config, "--collection", "corpus", documents.to_str().unwrap()];
+    let finished = run_server(&arguments).await.unwrap();
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains("line 2") && finished.stderr.contains("text"), "{finished:?}");
+
+    let other = ["index", "--config", &config, "--collection", "other", documents.to_str().unwrap()];
+    let finished = run_server(&other).await.unwrap();
+    assert!(finished.stderr.contains("configured: corpus"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn preflight_finds_nothing_wrong_with_the_tiny_pair() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path());
+    let finished = run(&["preflight", "--config", &config]).await;
+    println!("{}", finished.stdout);
+    for found in ["ok       weights        tiny-reranker", "ok       memory", "ok       store"] {
+        assert!(finished.stdout.contains(found), "{found:?} is not in {finished:?}");
+    }
+    assert!(!finished.stdout.contains("error"), "{finished:?}");
+}
