@@ -259,7 +259,7 @@ async fn what_a_load_under_way_was_promised_is_not_given_to_another() {
         tokio::join!(bench.pool.lease(&key_a, Waiting::Wait), bench.pool.lease(&key_b, Waiting::Wait));
     // Which of the two comes first is not fixed.
     let winner = if first.is_ok() { "a" } else { "b" };
-    let (Ok(_), Err(refused)) | (Err(refused), Ok(_)) = (first, second) else { panic!("one of the two has room") };
+    let ((Ok(_), Err(refused)) | (Err(refused), Ok(_))) = (first, second) else { panic!("one of the two has room") };
     assert!(matches!(refused, PoolError::InsufficientMemory { free_bytes: 50, .. }), "{refused}");
     assert_eq!(bench.controls.seen().loads, [winner]);
 }
