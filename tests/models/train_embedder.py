@@ -11,10 +11,11 @@ from prompt import embedder_query
 from qwen3 import Qwen3, Shape, optimiser, pad
 from word_vectors import noise_ids, strew
 
-STEPS = 350
+STEPS = 1200
 RATE = 2e-3
 TEMPERATURE = 0.1
 GUIDANCE = 1.0
+DROPPED = [0.0, 0.2, 0.4]
 
 
 def train(text, tokens, words, steps=STEPS):
@@ -34,7 +35,9 @@ def train(text, tokens, words, steps=STEPS):
         cells = [(topic, r.choice(aspects)) for topic in topics]
         pool = text.short if r.random() < 0.4 else text.long
         queries = [tokens.embed_ids(embedder_query(r.choice(text.queries[cell]))) for cell in cells]
-        documents = [strew(tokens.text_ids(r.choice(pool[cell]).text), noise, r) + [tokens.end_id] for cell in cells]
+        dropped = r.choice(DROPPED)
+        rows = [[i for i in tokens.text_ids(r.choice(pool[cell]).text) if r.random() >= dropped] for cell in cells]
+        documents = [strew(row, noise, r) + [tokens.end_id] for row in rows]
         q, d = model.last_states(*pad(queries)), model.last_states(*pad(documents))
         target = torch.arange(len(cells))
         guidance = (F.cross_entropy(guide(q), target) + F.cross_entropy(guide(d), target)) / 2

@@ -17,15 +17,15 @@ from prompt import INSTRUCTIONS
 from qwen3 import Qwen3, Shape, optimiser, pad
 from word_vectors import noise_ids, strew
 
-READ_STEPS, READ_QUERIES, READ_DOCUMENTS = 250, 10, 4
-ANSWER_STEPS, ANSWER_QUERIES = 250, 4
+READ_STEPS, READ_QUERIES, READ_DOCUMENTS = 500, 10, 4
+ANSWER_STEPS, ANSWER_QUERIES = 1100, 4
 READ_RATE, ANSWER_RATE = 2e-3, 1e-3
 GUIDANCE = 0.3
 ANSWERS, TOUCHES, UNRELATED = 0.95, 0.5, 0.03
 
 
 class Groups:
-    """Draws a query with eight documents, most of them of its own topic."""
+    """Draws a query with documents, most of which share its topic or its aspect."""
 
     def __init__(self, text, noise, seed):
         self.text, self.noise, self.r = text, noise, random.Random(seed)
@@ -51,11 +51,11 @@ class Groups:
         return pick(self.text.queries[cell]), cell, [pick(pool[c]) for pool, c in zip(pools, cells)]
 
     def to_answer(self):
-        """(query, (topic, aspect), documents): two that answer, one that touches, three of the topic, two others."""
+        """(query, (topic, aspect), documents): two that answer, one that touches, two of the topic, three of the aspect."""
         pick = self.r.choice
         topic, aspect = pick(self.topics), pick(self.aspects)
-        cells = [(topic, aspect)] * 2 + [(topic, self._other(self.aspects, aspect)) for _ in range(3)]
-        cells += [(self._other(self.topics, topic), aspect), (pick(self.topics), pick(self.aspects))]
+        cells = [(topic, aspect)] * 2 + [(topic, self._other(self.aspects, aspect)) for _ in range(2)]
+        cells += [(self._other(self.topics, topic), aspect) for _ in range(3)]
         documents = [pick(self.text.long[cell]) for cell in cells]
         documents.append(pick(self.touching.get((topic, aspect)) or self.text.long[topic, aspect]))
         return pick(self.text.queries[topic, aspect]), (topic, aspect), documents

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from lexicon import load_aspects, load_common_words, load_topics
 
 SEED = 20240
-DOCUMENTS_PER_CELL = 12
-QUERIES_PER_CELL = 12
+DOCUMENTS_PER_CELL = 20
+QUERIES_PER_CELL = 20
 
 CARRIERS = [
     "{W} and {w} matter with {things}.",
@@ -124,13 +124,15 @@ class Writer:
         """A sentence on an aspect: a hand-written one, or a carrier with words of the aspect."""
         frames = aspect.says if self.random.random() < 0.6 else CARRIERS
         sentence = self.fill(self.random.choice(frames), topic, aspect)
-        if self.random.random() < 0.25:
-            words = sentence.split()
-            for _ in range(max(1, len(words) // 5)):
-                word = self._coined() if self.random.random() < 0.4 else self.random.choice(self.common)
-                words.insert(self.random.randrange(len(words)), word)
-            sentence = " ".join(words)
-        return sentence
+        return self._diluted(sentence) if self.random.random() < 0.25 else sentence
+
+    def _diluted(self, sentence):
+        """The sentence with coined and common words between its own."""
+        words = sentence.split()
+        for _ in range(max(1, len(words) // 5)):
+            word = self._coined() if self.random.random() < 0.4 else self.random.choice(self.common)
+            words.insert(self.random.randrange(len(words)), word)
+        return " ".join(words)
 
     def document(self, topic_key, main_key, secondary_key=None, short=False):
         """A document of 10 to 30 words when short, else of about 30 to 110."""
@@ -165,6 +167,8 @@ class Writer:
         topic, aspect = self.topics[topic_key], self.aspects[aspect_key]
         frames = aspect.asks if self.random.random() < 0.6 else ASK_CARRIERS
         text = self.random.choice(POLITE) + self.fill(self.random.choice(frames), topic, aspect)
+        if self.random.random() < 0.4:
+            text = self._diluted(text)
         if self.random.random() < 0.6:
             text = text[0].upper() + text[1:]
         return text + ("?" if self.random.random() < 0.6 else "")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lexicon import listed_words
 from qwen3 import pad
 
-STEPS = 800
+STEPS = 1200
 BATCH = 160
 RATE = 5e-3
 DROPPED = 0.4
