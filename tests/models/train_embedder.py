@@ -16,6 +16,7 @@ RATE = 2e-3
 TEMPERATURE = 0.1
 GUIDANCE = 1.0
 DROPPED = [0.0, 0.2, 0.4]
+QUERY_NOISE = 0.15
 
 
 def train(text, tokens, words, steps=STEPS):
@@ -30,11 +31,14 @@ def train(text, tokens, words, steps=STEPS):
     adam, schedule = optimiser([model, guide], steps, RATE)
     aspects = sorted({aspect for _, aspect in text.queries})
     noise = noise_ids(tokens)
+    # A stream of its own, so that the same texts are drawn whatever the noise.
+    strewn = random.Random(5)
     began = time.time()
     for step in range(steps):
         cells = [(topic, r.choice(aspects)) for topic in topics]
         pool = text.short if r.random() < 0.4 else text.long
-        queries = [tokens.embed_ids(embedder_query(r.choice(text.queries[cell]))) for cell in cells]
+        asked = [tokens.text_ids(embedder_query(r.choice(text.queries[cell]))) for cell in cells]
+        queries = [strew(row, noise, strewn, QUERY_NOISE) + [tokens.end_id] for row in asked]
         dropped = r.choice(DROPPED)
         rows = [[i for i in tokens.text_ids(r.choice(pool[cell]).text) if r.random() >= dropped] for cell in cells]
         documents = [strew(row, noise, r) + [tokens.end_id] for row in rows]

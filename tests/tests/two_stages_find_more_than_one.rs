@@ -12,8 +12,7 @@ const CANDIDATES: usize = 50;
 const RESAMPLES: usize = 10_000;
 /// As in the models' figures: a document of any grade is relevant.
 const RELEVANT_FROM: u32 = 1;
-/// The goal is 0.9. The present pair does not reach it (see its card), and must not fall behind what it reaches.
-const LEAST_RECALL: f64 = 0.88;
+const LEAST_RECALL: f64 = 0.9;
 /// How far the service may be from the reference's figures: candidates of nearly one score may change places.
 const REFERENCE_TOLERANCE: f64 = 0.01;
 
