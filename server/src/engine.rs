@@ -43,7 +43,7 @@ pub struct LoadSpec {
     pub max_length: usize,
 }
 
-/// The pairs of one request, tokenized.
+/// Pairs of one request, tokenized: all of them, or one batch of them.
 #[derive(Clone, Debug)]
 pub struct ScoreRequest {
     /// Token ids of each whole prompt, in the order of the answer. None is empty.
@@ -131,7 +131,13 @@ pub enum EngineError {
 /// future has the same effect.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// Logits of each prompt of one request, in order.
+    /// Which prompts of one request run together: positions, each once, in the order in which the batches are best run.
+    /// Scoring batch by batch, the caller decides between two of them whose turn it is. Pure.
+    fn batches(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        if lengths.is_empty() { Vec::new() } else { vec![(0..lengths.len()).collect()] }
+    }
+
+    /// Logits of each prompt, in order. More than one batch is run as several.
     async fn score(&self, request: ScoreRequest, cancel: &CancellationToken) -> Result<Vec<PairLogits>, EngineError>;
 
     /// Embeds texts given as token ids (end token included): last token's hidden state after the final norm, divided

@@ -252,6 +252,13 @@ impl std::ops::Deref for ModelLease {
     }
 }
 
+/// A claim on a model that need not be loaded yet: while this, or a clone of it, lives, the model is not unloaded once it
+/// is there.
+#[derive(Clone, Debug)]
+pub struct ModelHold {
+    _held: Arc<Use>,
+}
+
 /// All slots.
 #[derive(Debug)]
 pub struct ModelPool {
@@ -318,6 +325,11 @@ impl ModelPool {
             // The sender lives in the slot, and slots are never removed.
             let _ = changed.changed().await;
         }
+    }
+
+    /// Keeps a model from being unloaded from now on, whether or not it is loaded yet. Loads nothing.
+    pub fn hold(&self, key: &ModelKey) -> ModelHold {
+        ModelHold { _held: Arc::new(Use::begin(&self.shared, key)) }
     }
 
     /// Loads models one after the other, and ends with the first that cannot be loaded.

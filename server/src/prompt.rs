@@ -34,7 +34,7 @@ pub enum PromptError {
         maximum: usize,
     },
     /// `tokenizer.json` cannot be read or lacks what the template needs.
-    #[error("the tokenizer cannot be used: {message}")]
+    #[error("the tokenizer (tokenizer.json) cannot be used: {message}")]
     Tokenizer {
         /// What is wrong.
         message: String,

@@ -2,7 +2,8 @@
 //!
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
 //! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
-//! stages), `rerank_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (whose turn it is).
+//! stages), `rerank_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
+//! `lane` (whose turn it is), `turns` (scoring batch by batch).
 
 use std::time::Duration;
 
@@ -18,20 +19,21 @@ pub mod candidates;
 mod deadlines;
 mod embed_stage;
 mod fallback;
+mod lane;
 mod ranking;
 mod rerank_only;
 mod rerank_stage;
 mod searcher;
 mod served;
 mod store_stage;
-mod validate;
+mod turns;
+pub(crate) mod validate;
 
 #[cfg(test)]
 mod tests;
 
 pub use searcher::{Searcher, SearcherOptions, SharedSearcher};
 pub use served::ServedModels;
-pub use validate::{MAXIMUM_INSTRUCTION_CHARACTERS, MAXIMUM_K, MAXIMUM_QUERIES};
 
 /// What 'relevant' means for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,13 +299,13 @@ pub enum SearchError {
         retry_after_seconds: u64,
     },
     /// More pairs wait than `api.limits.queuePairs`: 503 `overloaded`.
-    #[error("too many pairs are waiting")]
+    #[error("too many pairs are waiting (api.limits.queuePairs); come back after `Retry-After`")]
     Overloaded {
         /// When to come back.
         retry_after_seconds: u64,
     },
     /// `timeouts.requestSeconds` ran out: 504.
-    #[error("the request's deadline passed")]
+    #[error("the request's deadline passed (timeouts.requestSeconds); ask for fewer candidates or documents")]
     DeadlineExceeded,
     /// The client left.
     #[error("the client left")]

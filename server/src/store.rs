@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rerank_crds::server_config::VectorStore;
+use rerank_crds::server_config::{Embedding, VectorStore};
 use serde_json::{Map, Value};
 
 pub mod document;
@@ -83,6 +83,17 @@ pub struct CollectionSpec {
     pub embedding_model: String,
     /// That model's revision, where known.
     pub embedding_revision: Option<String>,
+}
+
+impl CollectionSpec {
+    /// What the configuration's embedding model needs, whose vectors have this length.
+    pub fn for_vectors(embedding: &Embedding, dimension: usize) -> Self {
+        Self {
+            dimension,
+            embedding_model: embedding.model.clone().unwrap_or_default(),
+            embedding_revision: embedding.revision.clone(),
+        }
+    }
 }
 
 /// What a collection says of itself.

@@ -143,6 +143,23 @@ impl Parts {
         }
     }
 
+    /// What a collection of the embedding model's vectors must be made for. None where no embedding model is configured.
+    pub fn collection_spec(&self) -> Result<Option<CollectionSpec>, WeightsError> {
+        let dimension = embedding_dimension(&self.models, &self.searcher.served().keys())?;
+        Ok(dimension.map(|dimension| CollectionSpec::for_vectors(&self.config.embedding, dimension)))
+    }
+
+    /// As [`Self::collection_spec`], for a request: reads the model's folder off the async threads.
+    async fn collection_spec_off_thread(&self) -> Result<CollectionSpec, SearchError> {
+        let parts = self.clone();
+        let spec = tokio::task::spawn_blocking(move || parts.collection_spec()).await.map_err(|error| {
+            SearchError::Internal { message: format!("reading the embedding model's folder failed: {error}") }
+        })?;
+        spec.map_err(|error| crate::chain::describe(&error))
+            .and_then(|spec| spec.ok_or_else(|| "no embedding.model is configured".to_owned()))
+            .map_err(|message| SearchError::EmbedderUnavailable { message, retry_after_seconds: 1 })
+    }
+
     fn collection<'a>(
         &'a self,
         asked: Option<&str>,
@@ -156,15 +173,6 @@ impl Parts {
             collection: asked.unwrap_or_default().to_owned(),
             served: collections.iter().map(|collection| collection.name.clone()).collect(),
         })
-    }
-
-    /// What a collection of vectors of this length must be made for.
-    pub fn collection_spec(&self, dimension: usize) -> CollectionSpec {
-        CollectionSpec {
-            dimension,
-            embedding_model: self.config.embedding.model.clone().unwrap_or_default(),
-            embedding_revision: self.config.embedding.revision.clone(),
-        }
     }
 }
 
@@ -202,20 +210,19 @@ impl Service for Parts {
                     with_text(payload, &collection.text_field, text).map(|payload| (id, payload))
                 })
                 .collect::<Result<_, _>>()?;
+            let spec = self.collection_spec_off_thread().await?;
+            match store.check(&collection.name, &spec).await {
+                Ok(_) | Err(StoreError::CollectionMissing { .. }) => {}
+                Err(error) => return Err(SearchError::Store(error)),
+            }
             let vectors = self.searcher.embed_documents(&texts, context).await?;
-            let Some(dimension) = vectors.first().map(Vec::len) else {
-                return Ok(0);
-            };
             let documents: Vec<Document> = payloads
                 .into_iter()
                 .zip(vectors)
                 .map(|((id, payload), vector)| Document { id, vector, payload })
                 .collect();
             let indexed = documents.len();
-            store
-                .ensure_collection(&collection.name, &self.collection_spec(dimension))
-                .await
-                .map_err(SearchError::Store)?;
+            store.ensure_collection(&collection.name, &spec).await.map_err(SearchError::Store)?;
             store.upsert(&collection.name, documents).await.map_err(SearchError::Store)?;
             Ok(indexed)
         };

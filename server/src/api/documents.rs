@@ -12,8 +12,8 @@ use super::ApiState;
 use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival};
 use super::request::{Fields, parse_json, read_body};
-use super::rerank::check_count;
 use super::service::{IndexRequest, NewDocument};
+use crate::search::validate;
 use crate::store::DocumentId;
 
 #[derive(Debug, Deserialize)]
@@ -42,7 +42,7 @@ pub(super) async fn post(
 ) -> Result<Response, ApiError> {
     let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
-    check_count(documents.len(), state.settings.documents)?;
+    validate::documents(documents.len(), state.settings.documents)?;
     let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));
     let request = IndexRequest { collection, documents: documents.collect::<Result<_, _>>()? };
     let active = ActiveRequest::begin(arrival);

@@ -2,7 +2,7 @@
 //!
 //! An error becomes a response in two steps: a handler returns an [`ApiError`], which travels as an extension of an
 //! empty response, and the outermost layer ([`super::exchange`]) writes the body, because only it knows the request's
-//! id. The text of a 5xx is generic; what happened stands in the log.
+//! id. The text of a 5xx says what to do and names at most what the configuration names; what happened stands in the log.
 
 use std::fmt::Write as _;
 
@@ -49,7 +49,7 @@ pub enum ErrorCode {
     OutOfRange,
     /// Too many headers.
     HeadersTooLarge,
-    /// The client left before it was answered; seen in metrics only.
+    /// The client left before it was answered; seen in metrics and in the log.
     ClientClosedRequest,
     /// A fault of the server.
     Internal,
@@ -128,7 +128,9 @@ impl ErrorCode {
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "the content type is not `application/json`"),
             Self::OutOfRange => ("out_of_range", 422, "a value is out of its range; `allowed` tells the range"),
             Self::HeadersTooLarge => ("headers_too_large", 431, "more than 64 headers"),
-            Self::ClientClosedRequest => ("client_closed_request", 499, "the client left; seen in metrics only"),
+            Self::ClientClosedRequest => {
+                ("client_closed_request", 499, "the client left; seen in metrics and in the log")
+            }
             Self::Internal => ("internal", 500, "a fault of the server; its log has the details under the request id"),
             Self::StoreFailed => ("store_failed", 502, "the vector store answered with a failure"),
             Self::StoreUnavailable => (
@@ -169,9 +171,9 @@ impl ErrorCode {
 pub fn documentation() -> String {
     let mut text = String::from(
         "# Errors\n\nEvery error of the API has this body and carries the request's id, which is also the header `X-Request-Id` and a \
-         field of each of its log lines:\n\n```json\n{\"error\": {\"code\": \"out_of_range\", \"message\": \"k is 0\", \"field\": \"k\", \
+         field of the log lines that are written while it is answered:\n\n```json\n{\"error\": {\"code\": \"out_of_range\", \"message\": \"k is 0\", \"field\": \"k\", \
          \"allowed\": [\"1 to 1000\"], \"request_id\": \"...\"}}\n```\n\n`field`, `allowed` and `reason` are left out where they say \
-         nothing. Every 503 has the header `Retry-After`. The text of a 5xx is generic: what happened stands in the log. A head that is \
+         nothing. Every 503 has the header `Retry-After`. The text of a 5xx says what to do; what happened stands in the log. A head that is \
          no HTTP, or larger than 16 KiB, is answered by the HTTP library itself (400, 431) without a body. Made from the code: \
          `UPDATE_GOLDEN=1 cargo test --workspace --lib error` writes this file.\n\n| code | status | meaning |\n|---|---|---|\n",
     );
@@ -302,6 +304,9 @@ pub fn reason_name(reason: FallbackReason) -> &'static str {
     }
 }
 
+const MODEL_ADVICE: &str =
+    "come back after `Retry-After`; the server's log and `/v1/models` on its control port tell why";
+
 impl From<SearchError> for ApiError {
     fn from(error: SearchError) -> Self {
         let message = error.to_string();
@@ -323,15 +328,18 @@ impl From<SearchError> for ApiError {
             SearchError::Store(source) => Self { internal: Some(internal), ..source.into() },
             SearchError::EmbedderUnavailable { retry_after_seconds, .. } => Self {
                 internal: Some(internal),
-                ..Self::new(ErrorCode::EmbedderUnavailable, "the embedding model cannot run at the moment")
-                    .retry_after(retry_after_seconds)
+                ..Self::new(
+                    ErrorCode::EmbedderUnavailable,
+                    format!("the embedding model cannot run at the moment; {MODEL_ADVICE}"),
+                )
+                .retry_after(retry_after_seconds)
             },
             SearchError::RerankerUnavailable { reason, retry_after_seconds, .. } => Self {
                 internal: Some(internal),
                 reason: Some(reason),
                 ..Self::new(
                     ErrorCode::RerankerUnavailable,
-                    format!("the reranker cannot run at the moment: {}", reason_name(reason)),
+                    format!("the reranker cannot run at the moment ({}); {MODEL_ADVICE}", reason_name(reason)),
                 )
                 .retry_after(retry_after_seconds)
             },
@@ -359,9 +367,11 @@ impl From<StoreError> for ApiError {
             StoreError::Configuration { .. } => unavailable(
                 "the vector store is not configured correctly; the server's log and `rerank-server preflight` tell why",
             ),
-            StoreError::CollectionMissing { .. } => unavailable(
-                "the collection does not exist in the vector store; make it with `rerank-server index` or correct its name",
-            ),
+            // Names only what the configuration names: a collection of a client's own invention is refused before.
+            StoreError::CollectionMissing { collection } => unavailable(&format!(
+                "collection {collection:?} does not exist in the vector store; make it with `rerank-server index` or correct \
+                 its name in the configuration",
+            )),
             StoreError::Mismatch { .. } => unavailable(&format!(
                 "{error}; configure the model that indexed the collection, or index it again into another one"
             )),
@@ -376,7 +386,10 @@ impl From<StoreError> for ApiError {
                 "the vector store did not answer in time (timeouts.vectorSearchSeconds)",
             )
             .internal(&error),
-            StoreError::Failed { .. } => Self::new(ErrorCode::StoreFailed, "the vector store failed").internal(&error),
+            StoreError::Failed { .. } => {
+                Self::new(ErrorCode::StoreFailed, "the vector store failed; its log and this server's tell why")
+                    .internal(&error)
+            }
         }
     }
 }
@@ -415,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_server_error_is_generic_and_the_log_has_the_chain() {
+    fn the_text_of_a_server_error_hides_the_chain_and_the_log_has_it() {
         let error = ApiError::from(SearchError::Store(StoreError::Failed { message: "canary".to_owned() }));
         assert_eq!(error.code, ErrorCode::StoreFailed);
         assert!(!serde_json::to_string(&error.body("id")).unwrap().contains("canary"));

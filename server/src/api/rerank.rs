@@ -16,7 +16,7 @@ use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
 use super::request::{Fields, parse_json, read_body};
 use super::search::instruction_choice;
-use crate::search::{RerankChoice, RerankRequest, RerankResponse};
+use crate::search::{RerankChoice, RerankRequest, RerankResponse, validate};
 
 #[derive(Debug, Deserialize)]
 struct RerankBody {
@@ -125,12 +125,8 @@ pub(super) async fn post(
             .field("texts")
             .allowed(["documents"]));
     }
-    if query.trim().is_empty() {
-        return Err(ApiError::new(ErrorCode::OutOfRange, "the query is empty")
-            .field("query")
-            .allowed(["at least one character that is not white space"]));
-    }
-    check_count(documents.len(), state.settings.documents)?;
+    validate::query("query", &query)?;
+    validate::documents(documents.len(), state.settings.documents)?;
     let top_n = top_n.map(|top_n| count(top_n, documents.len())).transpose()?;
     let documents: Vec<String> = documents.into_iter().map(|DocumentText(text)| text).collect();
     let request = RerankRequest {
@@ -167,23 +163,6 @@ fn answer_of<'a>(
         usage: Usage { prompt_tokens: response.tokens, total_tokens: response.tokens },
         results: results.collect(),
     }
-}
-
-/// At least one document, at most `api.limits.documents`.
-pub(super) fn check_count(documents: usize, limit: usize) -> Result<(), ApiError> {
-    let allowed = [format!("1 to {limit}")];
-    if documents == 0 {
-        return Err(ApiError::new(ErrorCode::OutOfRange, "there is no document").field("documents").allowed(allowed));
-    }
-    if documents > limit {
-        return Err(ApiError::new(
-            ErrorCode::TooLarge,
-            format!("there are {documents} documents (api.limits.documents)"),
-        )
-        .field("documents")
-        .allowed(allowed));
-    }
-    Ok(())
 }
 
 fn count(top_n: i64, documents: usize) -> Result<usize, ApiError> {

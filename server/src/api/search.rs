@@ -15,8 +15,7 @@ use super::error::{ApiError, ErrorBody, ErrorCode, reason_name};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
 use super::request::{Fields, Parameters, parse_json, read_body};
 use crate::search::{
-    BatchSearchRequest, FallbackReason, InstructionChoice, MAXIMUM_K, MAXIMUM_QUERIES, RerankChoice, SearchRequest,
-    SearchResponse,
+    BatchSearchRequest, FallbackReason, InstructionChoice, RerankChoice, SearchRequest, SearchResponse, validate,
 };
 
 /// Results where a request does not say.
@@ -188,15 +187,7 @@ pub(super) async fn batch(
         filter,
         score_threshold,
     } = parse_json(&headers, &bytes)?;
-    let allowed = format!("1 to {MAXIMUM_QUERIES}");
-    if queries.is_empty() {
-        return Err(ApiError::new(ErrorCode::OutOfRange, "there is no query").field("queries").allowed([allowed]));
-    }
-    if queries.len() > MAXIMUM_QUERIES {
-        return Err(ApiError::new(ErrorCode::TooLarge, format!("there are {} queries", queries.len()))
-            .field("queries")
-            .allowed([allowed]));
-    }
+    validate::queries(queries.len())?;
     let options = SearchOptions {
         k,
         use_reranker,
@@ -282,14 +273,8 @@ fn one_query(q: Option<String>, query: Option<String>) -> Result<String, ApiErro
         (Some(_), Some(_)) => {
             Err(ApiError::new(ErrorCode::Malformed, "q and query are the same field, give one of them").field("query"))
         }
-        (Some(text), None) | (None, Some(text)) => {
-            if text.trim().is_empty() {
-                return Err(ApiError::new(ErrorCode::OutOfRange, "the query is empty")
-                    .field("q")
-                    .allowed(["at least one character that is not white space"]));
-            }
-            Ok(text)
-        }
+        (Some(text), None) => validate::query("q", &text).map(|()| text).map_err(ApiError::from),
+        (None, Some(text)) => validate::query("query", &text).map(|()| text).map_err(ApiError::from),
         (None, None) => Err(ApiError::new(ErrorCode::Malformed, "q is missing").field("q")),
     }
 }
@@ -306,10 +291,7 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
         filter,
         score_threshold,
     } = options;
-    let k = k.unwrap_or(DEFAULT_K);
-    let count = usize::try_from(k).ok().filter(|k| (1..=MAXIMUM_K).contains(k)).ok_or_else(|| {
-        ApiError::new(ErrorCode::OutOfRange, format!("k is {k}")).field("k").allowed([format!("1 to {MAXIMUM_K}")])
-    })?;
+    let k = validate::results(k.unwrap_or(DEFAULT_K))?;
     if let Some(filter) = &filter
         && !filter.is_object()
     {
@@ -318,7 +300,7 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
     }
     Ok(SearchRequest {
         query: String::new(),
-        k: count,
+        k,
         collection,
         use_reranker,
         reranker: RerankChoice {
@@ -367,22 +349,16 @@ pub(super) fn instruction_choice(
         )
         .field("instruction")
         .allowed(["instruction", "instruction_template"])),
-        (Some(text), None) if text.trim().is_empty() => {
-            Err(ApiError::new(ErrorCode::OutOfRange, "the instruction is empty")
-                .field("instruction")
-                .allowed(["a sentence, or leave the field out"]))
+        (Some(text), None) => {
+            validate::instruction_text(&text)?;
+            Ok(Some(InstructionChoice::Text(text)))
         }
-        (Some(text), None) => Ok(Some(InstructionChoice::Text(text))),
         (None, template) => Ok(template.map(InstructionChoice::Template)),
     }
 }
 
 fn threshold(value: f64) -> Result<f32, ApiError> {
-    if !(0.0..=1.0).contains(&value) {
-        return Err(ApiError::new(ErrorCode::OutOfRange, format!("score_threshold is {value}"))
-            .field("score_threshold")
-            .allowed(["0 to 1"]));
-    }
+    validate::score_threshold(value)?;
     #[expect(clippy::cast_possible_truncation, reason = "between 0 and 1 only digits beyond float32 are lost")]
     Ok(value as f32)
 }

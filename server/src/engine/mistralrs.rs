@@ -172,6 +172,10 @@ impl MistralrsEngine {
 
 #[async_trait]
 impl Engine for MistralrsEngine {
+    fn batches(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        self.bounds.plan(lengths)
+    }
+
     async fn score(&self, request: ScoreRequest, cancel: &CancellationToken) -> Result<Vec<PairLogits>, EngineError> {
         self.check(ModelRole::Reranker, &request.prompts)?;
         self.check_tokens(&[request.yes_token, request.no_token])?;

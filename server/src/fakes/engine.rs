@@ -41,6 +41,8 @@ struct Inner {
     used_bytes: u64,
     model_bytes: BTreeMap<String, u64>,
     kept_at_unload: u64,
+    /// Pairs of one batch; 0: all of a request.
+    batch_pairs: usize,
     /// Engines made before the so many-th load are dead.
     dead_before: usize,
     times: Times,
@@ -133,6 +135,11 @@ impl EngineControls {
     /// How long an unload takes.
     pub fn set_unload_time(&self, time: Duration) {
         self.lock().times.unload = time;
+    }
+
+    /// How many pairs run together. Default: all of a request.
+    pub fn set_batch_pairs(&self, pairs: usize) {
+        self.lock().batch_pairs = pairs;
     }
 
     /// The next load goes wrong; several are queued.
@@ -271,6 +278,16 @@ impl Drop for Running<'_> {
 
 #[async_trait]
 impl Engine for FakeEngine {
+    fn batches(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        let pairs = match self.controls.lock().batch_pairs {
+            0 => lengths.len().max(1),
+            pairs => pairs,
+        };
+        let positions: Vec<usize> = (0..lengths.len()).collect();
+        // Not in the order given, as a real engine begins with the shortest.
+        positions.chunks(pairs).rev().map(<[usize]>::to_vec).collect()
+    }
+
     async fn score(&self, request: ScoreRequest, cancel: &CancellationToken) -> Result<Vec<PairLogits>, EngineError> {
         assert_eq!(self.spec.role, ModelRole::Reranker, "only a reranker scores");
         let prompts: Vec<String> = request.prompts.iter().map(|prompt| text_of(prompt)).collect();

@@ -148,6 +148,21 @@ async fn the_timeout_counts_from_the_end_of_the_last_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hold_loads_nothing_and_keeps_what_another_loads() {
+    let bench = bench(UNLOAD_AFTER_300);
+    let key = reranker("a");
+    let hold = bench.pool.hold(&key);
+    assert_eq!(bench.pool.state(&key), ModelState::Standby);
+    bench.load(&key).await;
+    sleep(Duration::from_secs(1_000)).await;
+    assert_eq!(bench.pool.state(&key), ModelState::Ready);
+    assert_eq!(bench.pool.unload(&key).await, UnloadOutcome::InUse);
+    drop(hold);
+    sleep(Duration::from_secs(301)).await;
+    assert_eq!(bench.pool.state(&key), ModelState::Standby);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timeout_of_zero_means_never() {
     let lifecycle = Lifecycle { unload_timeout_seconds: 0, warm: false, ..Lifecycle::default() };
     let bench = bench(PoolOptions::from_config(&lifecycle));
@@ -346,7 +361,7 @@ async fn a_tokenizer_that_cannot_be_used_fails_the_load_before_weights_are_read(
     let bench = bench(NO_UNLOAD);
     bench.source.break_tokenizer("a");
     let refused = bench.pool.lease(&reranker("a"), Waiting::Wait).await.unwrap_err();
-    assert_eq!(refused.to_string(), "failed to load a: the tokenizer cannot be used: told so");
+    assert_eq!(refused.to_string(), "failed to load a: the tokenizer (tokenizer.json) cannot be used: told so");
     assert!(bench.controls.seen().loads.is_empty());
 }
 

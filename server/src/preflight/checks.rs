@@ -166,17 +166,10 @@ async fn check_collection(
     report: &mut Report,
 ) {
     let checking = async {
-        match (dimension, &config.embedding.model) {
-            (Some(dimension), Some(model)) => {
-                let spec = CollectionSpec {
-                    dimension,
-                    embedding_model: model.clone(),
-                    embedding_revision: config.embedding.revision.clone(),
-                };
-                store.check(name, &spec).await
-            }
+        match dimension {
+            Some(dimension) => store.check(name, &CollectionSpec::for_vectors(&config.embedding, dimension)).await,
             // Without the embedder's folder only the collection itself can be looked at.
-            _ => store.describe(name).await,
+            None => store.describe(name).await,
         }
     };
     match tokio::time::timeout(STORE_TIMEOUT, checking).await.unwrap_or(Err(StoreError::Timeout)) {

@@ -25,6 +25,7 @@ use crate::wiring::Parts;
 const ROWS: usize = 8;
 
 pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
     let DemoArguments { models, corpus, data, port, once, log } = arguments;
     log_for_a_person(&log)?;
     let queries = demo::queries(&corpus).map_err(anyhow::Error::from)?;
@@ -42,7 +43,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let parts = Parts::open(Arc::clone(&config), Arc::clone(&metrics), false).await.context("failed to start")?;
     let documents = corpus.join("corpus.jsonl");
     let shown = tokio::select! {
-        shown = show(&parts, &documents, &queries) => shown,
+        shown = show(&parts, &documents, &queries, began) => shown,
         _ = signals.next() => {
             parts.close().await;
             return Ok(ExitCode::Failure);
@@ -60,8 +61,8 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-async fn show(parts: &Parts, documents: &Path, queries: &[DemoQuery]) -> anyhow::Result<()> {
-    let began = Instant::now();
+/// `began`: when the command was started.
+async fn show(parts: &Parts, documents: &Path, queries: &[DemoQuery], began: Instant) -> anyhow::Result<()> {
     println!(
         "Two-stage search with the tiny models {} and {}: trained for this demo, good enough to show the difference,\n\
          no measure of what real models do. ** and * mark documents that people judged relevant.\n",

@@ -12,7 +12,7 @@ use crate::index::{self, IndexOptions, IndexReport};
 use crate::metrics::Metrics;
 use crate::pool::ModelKey;
 use crate::shutdown::Signals;
-use crate::wiring::{self, Parts};
+use crate::wiring::Parts;
 
 /// Documents that are embedded and written together: enough to keep an engine busy, few enough that an interruption
 /// comes soon.
@@ -78,10 +78,10 @@ pub(super) async fn file_into(
         batch_size: BATCH_SIZE,
         replace,
     };
-    let dimension = wiring::embedding_dimension(&parts.models, &parts.searcher.served().keys())
+    let spec = parts
+        .collection_spec()
         .context("failed to read the embedding model")?
         .context("the configuration names no embedding.model to index with")?;
-    let spec = parts.collection_spec(dimension);
     let embedder: Vec<ModelKey> = parts.searcher.served().embedder().cloned().into_iter().collect();
     parts.pool.preload(&embedder).await.context("failed to load the embedding model")?;
     let bar = index::progress_bar();

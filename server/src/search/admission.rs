@@ -1,12 +1,10 @@
-//! How many pairs may wait, and whose turn it is. Each model does one thing at a time; its turn is first come, first
-//! served.
+//! How many pairs may wait, and the lane of each model in which they do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use super::SearchError;
+use super::lane::Lane;
 use crate::metrics::Metrics;
 use crate::pool::ModelKey;
 
@@ -18,7 +16,7 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 pub(super) struct Admission {
     maximum_pairs: usize,
     pairs: Mutex<usize>,
-    lanes: Mutex<HashMap<ModelKey, Arc<Semaphore>>>,
+    lanes: Mutex<HashMap<ModelKey, Arc<Lane>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -31,6 +29,11 @@ impl Admission {
             lanes: Mutex::default(),
             metrics,
         })
+    }
+
+    /// How many pairs may wait or be scored at the same time.
+    pub(super) fn maximum_pairs(&self) -> usize {
+        self.maximum_pairs
     }
 
     /// Admits so many pairs, or refuses at once. A request larger than the whole queue is admitted when the queue is
@@ -47,14 +50,10 @@ impl Admission {
         Ok(Admitted { admission: Arc::clone(self), pairs, tokens: 0 })
     }
 
-    /// Waits for the model's turn.
-    pub(super) async fn turn(&self, key: &ModelKey) -> Option<OwnedSemaphorePermit> {
-        let lane = {
-            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(lanes.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
-        };
-        // Lanes are never closed.
-        lane.acquire_owned().await.ok()
+    /// The model's lane.
+    pub(super) fn lane(&self, key: &ModelKey) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lanes.entry(key.clone()).or_default())
     }
 }
 

@@ -115,9 +115,10 @@ impl Searcher {
         cancel: &CancellationToken,
     ) -> Result<Vec<Vec<f32>>, SearchError> {
         let expected = tokens.len();
-        let turn = self.admission.turn(&embedder.key).await;
+        let mut place = self.admission.lane(&embedder.key).arrive(expected);
+        place.turn(expected).await;
         let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, cancel)).catch_unwind().await;
-        drop(turn);
+        drop(place);
         let vectors = match outcome {
             Ok(Ok(vectors)) => vectors,
             Ok(Err(EngineError::Cancelled)) => return Err(SearchError::Cancelled),

@@ -22,7 +22,7 @@ impl Searcher {
         context: &RequestContext,
     ) -> Result<RerankResponse, SearchError> {
         validate::query("query", &request.query)?;
-        validate::documents(request.documents.len(), &self.config.api.limits)?;
+        validate::documents(request.documents.len(), usize::try_from(self.config.api.limits.documents).unwrap_or(0))?;
         let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         if !self.config.reranker.enabled {
             return Err(unavailable(StageFailure::disabled()));

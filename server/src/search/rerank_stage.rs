@@ -1,9 +1,5 @@
-//! Stage 2: scores of pairs. Waits for the reranker, for its turn and for the engine.
+//! Stage 2: scores of pairs. Waits for the reranker; tokenizes; `turns` waits for the engine.
 
-use std::panic::AssertUnwindSafe;
-use std::time::Duration;
-
-use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -56,33 +52,16 @@ impl Searcher {
         let count = documents.len();
 
         let begun = Instant::now();
-        let (encoded, answers) = encode(lease.clone(), instruction, query, documents).await?;
-        timings.tokenize = self.observe(Stage::Tokenize, begun);
-        let truncated = encoded.truncated;
-        let tokens = encoded.prompts.iter().map(Vec::len).sum();
+        let (request, truncated) = encode(lease.clone(), instruction, query, documents).await?;
+        timings.tokenize = begun.elapsed();
+        self.metrics.observe_stage(Stage::Tokenize, timings.tokenize);
+        let tokens = request.prompts.iter().map(Vec::len).sum();
         if let Some(admitted) = &mut admitted {
             admitted.correct(count, tokens);
         }
 
-        let begun = Instant::now();
-        let turn = self.admission.turn(key).await;
-        timings.queue = self.observe(Stage::Queue, begun);
-
-        let begun = Instant::now();
-        let request = ScoreRequest {
-            prompts: encoded.prompts,
-            shared_prefix_tokens: encoded.shared_prefix_tokens,
-            yes_token: answers.yes,
-            no_token: answers.no,
-        };
-        let outcome = AssertUnwindSafe(lease.engine.score(request, cancel)).catch_unwind().await;
-        timings.score = self.observe(Stage::Score, begun);
-        drop(turn);
-        let outcome = outcome.unwrap_or_else(|panic| {
-            let message = format!("the engine panicked: {}", chain::describe_panic(panic.as_ref()));
-            Err(EngineError::Failed { message })
-        });
-        let scored = outcome.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
+        let logits = self.score_by_turns(&lease, request, cancel, timings).await;
+        let scored = logits.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
             if !matches!(error, EngineError::Cancelled) {
                 tracing::error!(model = key.model, error = chain::describe(error), "Failed to score");
             }
@@ -91,33 +70,23 @@ impl Searcher {
         self.metrics.count_truncated(truncated.iter().filter(|cut| **cut).count());
         Ok(Reranked { key: key.clone(), scored, truncated, tokens })
     }
-
-    fn observe(&self, stage: Stage, begun: Instant) -> Duration {
-        let took = begun.elapsed();
-        self.metrics.observe_stage(stage, took);
-        took
-    }
 }
 
-/// The two answer tokens.
-struct Answers {
-    yes: u32,
-    no: u32,
-}
-
-/// Tokenizes off the async threads, since it is work for the processor. The lease goes along: the model stays while
-/// its tokenizer is used, also where the caller is gone.
+/// Tokenizes off the async threads, since it is work for the processor; answers the prompts, and which documents were
+/// cut. The lease goes along: the model stays while its tokenizer is used, also where the caller is gone.
 async fn encode(
     lease: ModelLease,
     instruction: String,
     query: String,
     documents: Vec<String>,
-) -> Result<(EncodedPairs, Answers), StageFailure> {
+) -> Result<(ScoreRequest, Vec<bool>), StageFailure> {
     let work = move || match &lease.input {
         ModelInput::Rerank(prompt) => {
             let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
-            let encoded = prompt.encode(&instruction, &query, &documents)?;
-            Ok((encoded, Answers { yes: prompt.yes_token, no: prompt.no_token }))
+            let EncodedPairs { prompts, shared_prefix_tokens, truncated } =
+                prompt.encode(&instruction, &query, &documents)?;
+            let (yes_token, no_token) = (prompt.yes_token, prompt.no_token);
+            Ok((ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token }, truncated))
         }
         ModelInput::Embed(_) => {
             Err(PromptError::Tokenizer { message: "the model was loaded as an embedder".to_owned() })

@@ -24,11 +24,11 @@ use super::{
     SearchResponse, SearchResult, ServedModels, Timings, candidates, validate,
 };
 use crate::metrics::{Metrics, Stage};
-use crate::pool::{ModelKey, ModelLease, ModelPool, Waiting};
+use crate::pool::{ModelHold, ModelKey, ModelLease, ModelPool, Waiting};
 use crate::store::{Candidate, Store};
 
-/// Queries of one batch that are searched and reranked at the same time. The engine takes one after the other anyway;
-/// a few at a time keep it busy while the store answers the next.
+/// Queries of one batch that are searched and reranked at the same time. The engine does one batch at a time anyway;
+/// a few queries keep it busy while the store answers the next.
 const QUERIES_AT_ONCE: usize = 8;
 
 /// What a [`Searcher`] is made of.
@@ -89,9 +89,17 @@ struct Prepared {
     query: String,
     vector: Vec<f32>,
     embed: Duration,
-    /// The reranker, where it was ready before it was needed.
-    reranker: Option<ModelLease>,
+    reranker: ClaimedReranker,
     admitted: Option<Admitted>,
+}
+
+/// What a search holds of its reranker while stage 1 runs.
+#[derive(Clone, Default)]
+struct ClaimedReranker {
+    /// The reranker, where it was ready before it was needed.
+    lease: Option<ModelLease>,
+    /// So that a reranker that is still loading is not sent away before stage 2.
+    _hold: Option<ModelHold>,
 }
 
 /// How stage 2 ended.
@@ -150,7 +158,7 @@ impl Searcher {
 
         let begun = Instant::now();
         let (vectors, reranker) = if queries.is_empty() {
-            (Vec::new(), None)
+            (Vec::new(), ClaimedReranker::default())
         } else {
             bounded(context, plan.deadlines.request, self.prepare(&plan, queries, context)).await?
         };
@@ -168,7 +176,7 @@ impl Searcher {
             };
             searches.push(self.search_one_of_many(&plan, query, vector, embed, reranker.clone(), context));
         }
-        Ok(futures::stream::iter(searches).buffered(QUERIES_AT_ONCE).collect().await)
+        Ok(futures::stream::iter(searches).buffered(self.queries_at_once(&plan)).collect().await)
     }
 
     async fn search_one_of_many(
@@ -177,7 +185,7 @@ impl Searcher {
         query: Result<String, SearchError>,
         vector: Result<Vec<f32>, SearchError>,
         embed: Duration,
-        reranker: Option<ModelLease>,
+        reranker: ClaimedReranker,
         context: &RequestContext,
     ) -> Result<SearchResponse, SearchError> {
         let (query, vector) = (query?, vector?);
@@ -206,7 +214,7 @@ impl Searcher {
         };
         let reranking = matches!(stage_two, StageTwo::Rerank { .. });
         validate::k(request.k, reranking, &self.config.candidates)?;
-        validate::score_threshold(request.score_threshold)?;
+        request.score_threshold.map_or(Ok(()), |threshold| validate::score_threshold(f64::from(threshold)))?;
         let limit = if reranking { candidates::how_many(request.k, &self.config.candidates) } else { request.k };
         Ok(Plan {
             collection,
@@ -217,6 +225,15 @@ impl Searcher {
             stage_two,
             deadlines: Deadlines::new(context.arrival, &self.config.timeouts),
         })
+    }
+
+    /// Queries of one batch that run at the same time: no more than the queue has room for, so that none is refused on
+    /// account of another.
+    fn queries_at_once(&self, plan: &Plan) -> usize {
+        match plan.stage_two {
+            StageTwo::Rerank { .. } => (self.admission.maximum_pairs() / plan.limit.max(1)).clamp(1, QUERIES_AT_ONCE),
+            StageTwo::NotAsked | StageTwo::Disabled => QUERIES_AT_ONCE,
+        }
     }
 
     fn admit(&self, plan: &Plan) -> Result<Option<Admitted>, SearchError> {
@@ -233,13 +250,17 @@ impl Searcher {
         plan: &Plan,
         queries: Vec<String>,
         context: &RequestContext,
-    ) -> Result<(Vec<Result<Vec<f32>, SearchError>>, Option<ModelLease>), SearchError> {
+    ) -> Result<(Vec<Result<Vec<f32>, SearchError>>, ClaimedReranker), SearchError> {
         let embedder = self.lease_embedder().await?;
         let reranker = async {
             match &plan.stage_two {
-                // Whatever keeps it from being ready is told when stage 2 asks again.
-                StageTwo::Rerank { key, .. } => self.pool.lease(key, Waiting::StartOnly).await.ok(),
-                StageTwo::NotAsked | StageTwo::Disabled => None,
+                StageTwo::Rerank { key, .. } => {
+                    let hold = self.pool.hold(key);
+                    // Whatever keeps it from being ready is told when stage 2 asks again.
+                    let lease = self.pool.lease(key, Waiting::StartOnly).await.ok();
+                    ClaimedReranker { lease, _hold: Some(hold) }
+                }
+                StageTwo::NotAsked | StageTwo::Disabled => ClaimedReranker::default(),
             }
         };
         let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
@@ -274,7 +295,8 @@ impl Searcher {
                     documents: candidates.iter().map(|candidate| candidate.text.clone()).collect(),
                     admitted,
                 };
-                let stage = self.rerank_stage(key, reranker, self.waiting(), pairs, &context.cancel, &mut timings);
+                let lease = reranker.lease.clone();
+                let stage = self.rerank_stage(key, lease, self.waiting(), pairs, &context.cancel, &mut timings);
                 let outcome = within(plan.deadlines.rerank_before_fallback(begun), stage)
                     .await
                     .unwrap_or_else(|| Err(StageFailure::deadline(self.config.timeouts.rerank_seconds)));

@@ -25,7 +25,8 @@ impl Searcher {
         let deadline = deadlines.vector_search(Instant::now());
         let work = async {
             if !checked.is_some_and(|checked| checked.load(Ordering::Acquire)) {
-                store.check(collection, &self.collection_spec(vector.len())).await?;
+                let spec = CollectionSpec::for_vectors(&self.config.embedding, vector.len());
+                store.check(collection, &spec).await?;
                 mark(checked, true);
             }
             store.search(VectorQuery { collection: collection.to_owned(), vector, limit, filter }).await
@@ -50,16 +51,6 @@ impl Searcher {
                     Err(SearchError::DeadlineExceeded)
                 }
             }
-        }
-    }
-
-    /// What a collection must have been made for.
-    fn collection_spec(&self, dimension: usize) -> CollectionSpec {
-        let embedding = &self.config.embedding;
-        CollectionSpec {
-            dimension,
-            embedding_model: embedding.model.clone().unwrap_or_default(),
-            embedding_revision: embedding.revision.clone(),
         }
     }
 }

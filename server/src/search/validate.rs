@@ -1,36 +1,41 @@
-//! What a request must look like before any work is done for it. Pure.
+//! What a request must look like before any work is done for it. Pure. The API asks before it begins a request, the use
+//! case asks for itself.
 //!
 //! A NUL byte is text like any other: tokenizers encode it, so it is not refused.
 
 use rerank_crds::catalog::InstructionTemplate;
-use rerank_crds::server_config::{Candidates, Instruction, Limits};
+use rerank_crds::server_config::{Candidates, Instruction};
 
 use super::{InstructionChoice, SearchError};
 
 /// Most results of one search.
-pub const MAXIMUM_K: usize = 1_000;
+const MAXIMUM_K: usize = 1_000;
 /// Most queries of one batch search.
-pub const MAXIMUM_QUERIES: usize = 64;
+const MAXIMUM_QUERIES: usize = 64;
 /// Longest instruction of a request, in characters.
-pub const MAXIMUM_INSTRUCTION_CHARACTERS: usize = 4_096;
+const MAXIMUM_INSTRUCTION_CHARACTERS: usize = 4_096;
 
 fn out_of_range(field: &'static str, message: String, allowed: String) -> SearchError {
     SearchError::OutOfRange { field, message, allowed }
 }
 
 /// A query is not empty and not white space alone.
-pub(super) fn query(field: &'static str, text: &str) -> Result<(), SearchError> {
+pub(crate) fn query(field: &'static str, text: &str) -> Result<(), SearchError> {
     if text.trim().is_empty() {
         return Err(out_of_range(field, format!("{field} is empty"), "text that is not white space alone".to_owned()));
     }
     Ok(())
 }
 
+/// A search answers 1 to 1,000 results.
+pub(crate) fn results(k: i64) -> Result<usize, SearchError> {
+    let results = usize::try_from(k).ok().filter(|k| (1..=MAXIMUM_K).contains(k));
+    results.ok_or_else(|| out_of_range("k", format!("k is {k}"), format!("1 to {MAXIMUM_K}")))
+}
+
 /// `k` is 1 to 1,000, and while reranking not above `candidates.maximum`: more were never read.
 pub(super) fn k(k: usize, reranking: bool, candidates: &Candidates) -> Result<(), SearchError> {
-    if !(1..=MAXIMUM_K).contains(&k) {
-        return Err(out_of_range("k", format!("k is {k}"), format!("1 to {MAXIMUM_K}")));
-    }
+    results(i64::try_from(k).unwrap_or(i64::MAX))?;
     let maximum = usize::try_from(candidates.maximum).unwrap_or(0);
     if reranking && k > maximum {
         return Err(out_of_range(
@@ -46,31 +51,29 @@ pub(super) fn k(k: usize, reranking: bool, candidates: &Candidates) -> Result<()
 }
 
 /// A threshold is compared with scores, which are 0 to 1.
-pub(super) fn score_threshold(threshold: Option<f32>) -> Result<(), SearchError> {
-    match threshold {
-        Some(value) if !(0.0..=1.0).contains(&value) => {
-            Err(out_of_range("score_threshold", format!("score_threshold is {value}"), "0 to 1".to_owned()))
-        }
-        _ => Ok(()),
+pub(crate) fn score_threshold(value: f64) -> Result<(), SearchError> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
     }
+    Err(out_of_range("score_threshold", format!("score_threshold is {value}"), "0 to 1".to_owned()))
 }
 
-/// At least one document, and not more than the service takes.
-pub(super) fn documents(count: usize, limits: &Limits) -> Result<(), SearchError> {
-    let maximum = usize::try_from(limits.documents).unwrap_or(0);
+/// At least one document, and not more than the service takes (`api.limits.documents`).
+pub(crate) fn documents(count: usize, maximum: usize) -> Result<(), SearchError> {
     let allowed = format!("1 to {maximum}");
     if count == 0 {
         return Err(out_of_range("documents", "documents is empty".to_owned(), allowed));
     }
     if count > maximum {
-        let message = format!("{count} documents are more than the {maximum} that one request may bring");
+        let message =
+            format!("{count} documents are more than the {maximum} that one request may bring (api.limits.documents)");
         return Err(SearchError::TooLarge { field: "documents", message, allowed });
     }
     Ok(())
 }
 
 /// At least one query, and not more than a batch takes.
-pub(super) fn queries(count: usize) -> Result<(), SearchError> {
+pub(crate) fn queries(count: usize) -> Result<(), SearchError> {
     let allowed = format!("1 to {MAXIMUM_QUERIES}");
     if count == 0 {
         return Err(out_of_range("queries", "queries is empty".to_owned(), allowed));
@@ -82,21 +85,24 @@ pub(super) fn queries(count: usize) -> Result<(), SearchError> {
     Ok(())
 }
 
+/// An instruction in the caller's words is not empty and not a document.
+pub(crate) fn instruction_text(text: &str) -> Result<(), SearchError> {
+    let allowed = || format!("1 to {MAXIMUM_INSTRUCTION_CHARACTERS} characters");
+    let characters = text.chars().count();
+    if text.trim().is_empty() {
+        return Err(out_of_range("instruction", "instruction is empty".to_owned(), allowed()));
+    }
+    if characters > MAXIMUM_INSTRUCTION_CHARACTERS {
+        return Err(out_of_range("instruction", format!("instruction has {characters} characters"), allowed()));
+    }
+    Ok(())
+}
+
 /// The request's instruction, else the configured one, in words.
 pub(super) fn instruction(choice: Option<&InstructionChoice>, configured: &Instruction) -> Result<String, SearchError> {
     match choice {
         Some(InstructionChoice::Template(template)) => Ok(template.text().to_owned()),
-        Some(InstructionChoice::Text(text)) => {
-            let allowed = || format!("1 to {MAXIMUM_INSTRUCTION_CHARACTERS} characters");
-            let characters = text.chars().count();
-            if text.trim().is_empty() {
-                Err(out_of_range("instruction", "instruction is empty".to_owned(), allowed()))
-            } else if characters > MAXIMUM_INSTRUCTION_CHARACTERS {
-                Err(out_of_range("instruction", format!("instruction has {characters} characters"), allowed()))
-            } else {
-                Ok(text.clone())
-            }
-        }
+        Some(InstructionChoice::Text(text)) => instruction_text(text).map(|()| text.clone()),
         None => Ok(match (&configured.text, configured.template) {
             (Some(text), _) => text.clone(),
             (None, template) => template.unwrap_or(InstructionTemplate::General).text().to_owned(),
@@ -148,20 +154,19 @@ mod tests {
 
     #[test]
     fn a_threshold_is_a_number_from_zero_to_one() {
-        for bad in [-0.1, 1.1, f32::NAN, f32::INFINITY] {
-            assert_eq!(refusal(score_threshold(Some(bad))).0, "score_threshold");
+        for bad in [-0.1, 1.000_000_01, 1e300, f64::NAN, f64::INFINITY] {
+            assert_eq!(refusal(score_threshold(bad)).0, "score_threshold");
         }
-        for good in [None, Some(0.0), Some(1.0)] {
+        for good in [0.0, 1.0] {
             score_threshold(good).unwrap();
         }
     }
 
     #[test]
     fn no_documents_are_out_of_range_and_too_many_too_large() {
-        let limits = Limits { documents: 3, ..Limits::default() };
-        assert!(matches!(documents(0, &limits), Err(SearchError::OutOfRange { .. })));
-        documents(3, &limits).unwrap();
-        assert!(matches!(documents(4, &limits), Err(SearchError::TooLarge { .. })));
+        assert!(matches!(documents(0, 3), Err(SearchError::OutOfRange { .. })));
+        documents(3, 3).unwrap();
+        assert!(matches!(documents(4, 3), Err(SearchError::TooLarge { .. })));
         assert!(matches!(queries(0), Err(SearchError::OutOfRange { .. })));
         queries(64).unwrap();
         assert!(matches!(queries(65), Err(SearchError::TooLarge { .. })));

@@ -53,7 +53,7 @@ async fn every_failure_of_the_service_has_its_code_on_every_route() {
             None,
         ),
         (
-            || SearchError::Store(StoreError::CollectionMissing { collection: "canary".to_owned() }),
+            || SearchError::Store(StoreError::CollectionMissing { collection: "docs".to_owned() }),
             503,
             "store_unavailable",
             Some(5),

@@ -93,6 +93,19 @@ async fn a_batch_searches_a_few_queries_at_a_time_and_fills_no_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn queries_of_one_batch_do_not_refuse_each_other_where_the_queue_is_short() {
+    for queue_pairs in [1, 19, 20, 50] {
+        let bench = bench_with(|config| config.api.limits.queue_pairs = queue_pairs);
+        bench.store.set_delay(Duration::from_millis(100));
+        bench.controls.set_score_time(Duration::from_millis(100));
+        let answers = bench.searcher.search_batch(batch(&["q"; 12], 1), &context()).await.unwrap();
+        for answer in &answers {
+            assert!(answer.as_ref().is_ok_and(|response| response.reranking_used), "{queue_pairs}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_deadline_of_a_batch_is_one_requests_and_late_queries_fall_back_or_are_refused() {
     let bench = bench_with(|config| config.timeouts.request_seconds = 10);
     bench.controls.set_score_time(Duration::from_secs(4));

@@ -164,3 +164,63 @@ async fn documents_are_embedded_in_order_and_in_turns() {
     }
     assert!(bench.searcher.embed_documents(&[], &context()).await.unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_short_request_waits_for_a_batch_of_a_long_one_and_not_for_all_of_it() {
+    let bench = bench();
+    bench.assert_serves().await;
+    bench.controls.set_batch_pairs(2);
+    bench.controls.set_score_time(Duration::from_secs(1));
+    let before = bench.controls.seen().pairs.len();
+    let timed = |documents: usize, delay: u64| {
+        let bench = &bench;
+        async move {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            let begun = Instant::now();
+            let request = RerankRequest {
+                query: "q".to_owned(),
+                documents: (0..documents).map(|at| format!("relevance={}.{}", at / 4, at % 4)).collect(),
+                ..RerankRequest::default()
+            };
+            let response = bench.rerank(request).await.unwrap();
+            let order: Vec<usize> = response.results.iter().map(|result| result.index).collect();
+            assert_eq!(order, (0..documents).rev().collect::<Vec<_>>());
+            (begun.elapsed().as_millis(), response.timings)
+        }
+    };
+    let (long, short) = tokio::join!(timed(20, 0), timed(2, 100));
+    assert_eq!(long.0, 11_000, "ten batches of its own and one of the other");
+    assert_eq!(short.0, 1_900, "what was left of the batch under way, and one of its own");
+    assert_eq!((short.1.queue.as_millis(), short.1.score.as_millis()), (900, 1_000));
+    assert_eq!((long.1.queue.as_millis(), long.1.score.as_millis()), (1_000, 10_000));
+    let seen = bench.controls.seen();
+    assert_eq!(seen.pairs.len() - before, 11);
+    assert_eq!(seen.most_at_once, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_between_two_batches_leaves_the_others_alone() {
+    let bench = bench_with(|config| config.timeouts.rerank_seconds = 3);
+    bench.assert_serves().await;
+    bench.controls.set_batch_pairs(1);
+    bench.controls.set_score_time(Duration::from_secs(2));
+    let before = bench.controls.seen().scores;
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_eq!(fallback_reason(&response), Some(FallbackReason::Deadline));
+    assert_eq!(response.timings.score.as_secs(), 3, "also what was not finished was spent");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.controls.seen().scores - before, 2, "of five batches");
+    bench.controls.set_score_time(Duration::ZERO);
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_requests_than_can_be_served_in_time_are_served_one_after_the_other_and_not_all_too_late() {
+    let bench = bench_with(|config| config.timeouts.rerank_seconds = 12);
+    bench.assert_serves().await;
+    bench.controls.set_batch_pairs(1);
+    bench.controls.set_score_time(Duration::from_secs(1));
+    let answers = futures::future::join_all((0..6).map(|_| bench.search(ask("q", 3)))).await;
+    let reranked = answers.into_iter().filter(|answer| answer.as_ref().unwrap().reranking_used).count();
+    assert_eq!(reranked, 2, "five pairs of a second each, twelve seconds");
+}

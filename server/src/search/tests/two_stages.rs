@@ -354,3 +354,22 @@ async fn models_stay_while_a_search_uses_them_and_leave_after_it() {
     assert_eq!(unloads, [EMBEDDER, RERANKER]);
     assert!(bench.pool.statuses().iter().all(|status| status.state == crate::pool::ModelState::Standby));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reranker_that_loads_during_stage_one_is_not_sent_away_before_stage_two() {
+    let bench = bench();
+    bench.controls.set_model_bytes(RERANKER, 500);
+    bench.controls.set_model_bytes(LARGE_RERANKER, 500);
+    bench.controls.set_load_time(Duration::from_secs(1));
+    bench.store.set_delay(Duration::from_secs(4));
+    let other = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let large = RerankChoice { model: Some(LARGE_RERANKER.to_owned()), quantization: Some(Quantization::Int8) };
+        bench.search(SearchRequest { reranker: large, ..ask("q", 3) }).await.unwrap()
+    };
+    let (first, other) = tokio::join!(bench.search(ask("q", 3)), other);
+    assert!(first.unwrap().reranking_used);
+    // Once the first search is over its reranker may go, so the other one gets its own then.
+    assert!(other.reranking_used, "{:?}", other.fallback);
+    assert_eq!(bench.controls.seen().loads, [EMBEDDER, RERANKER, LARGE_RERANKER]);
+}

@@ -1,0 +1,141 @@
+//! Scores the pairs of one request batch by batch, each batch in its turn (see `lane`). Waits for turns and for the engine.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Searcher, Timings};
+use crate::chain;
+use crate::engine::{EngineError, PairLogits, ScoreRequest};
+use crate::metrics::{Metrics, Stage};
+use crate::pool::ModelLease;
+
+impl Searcher {
+    /// Logits in the order of the request's prompts.
+    pub(super) async fn score_by_turns(
+        &self,
+        lease: &ModelLease,
+        request: ScoreRequest,
+        cancel: &CancellationToken,
+        timings: &mut Timings,
+    ) -> Result<Vec<PairLogits>, EngineError> {
+        let ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token } = request;
+        let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+        let mut prompts: Vec<Option<Vec<u32>>> = prompts.into_iter().map(Some).collect();
+        let mut answers: Vec<Option<PairLogits>> = vec![None; prompts.len()];
+        let mut queue = Stopwatch::new(&self.metrics, Stage::Queue, &mut timings.queue);
+        let mut score = Stopwatch::new(&self.metrics, Stage::Score, &mut timings.score);
+        let mut place = self.admission.lane(&lease.key).arrive(lengths.len());
+        for batch in lease.engine.batches(&lengths) {
+            let prompts: Vec<Vec<u32>> = batch.iter().filter_map(|at| prompts.get_mut(*at)?.take()).collect();
+            let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
+
+            queue.start();
+            place.turn(batch.len()).await;
+            queue.stop();
+
+            score.start();
+            let outcome = AssertUnwindSafe(lease.engine.score(request, cancel)).catch_unwind().await;
+            score.stop();
+
+            let outcome = outcome.unwrap_or_else(|panic| {
+                let message = format!("the engine panicked: {}", chain::describe_panic(panic.as_ref()));
+                Err(EngineError::Failed { message })
+            });
+            let logits = outcome.map_err(|error| in_request(error, &batch))?;
+            if logits.len() != batch.len() {
+                let message = format!("{} pairs were given, {} came back", batch.len(), logits.len());
+                return Err(EngineError::Failed { message });
+            }
+            for (at, logits) in batch.iter().zip(logits) {
+                if let Some(answer) = answers.get_mut(*at) {
+                    *answer = Some(logits);
+                }
+            }
+        }
+        answers
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| EngineError::Failed { message: "the engine's batches leave pairs out".to_owned() })
+    }
+}
+
+/// An error about an input of a batch, about the same input of the request.
+fn in_request(error: EngineError, batch: &[usize]) -> EngineError {
+    match error {
+        EngineError::NotFinite { index } => {
+            EngineError::NotFinite { index: batch.get(index).copied().unwrap_or(index) }
+        }
+        other => other,
+    }
+}
+
+/// Adds up a stage's parts and observes their sum when it is dropped, so also where the stage is given up in the middle.
+/// A stage that was never begun is not observed.
+struct Stopwatch<'a> {
+    metrics: &'a Metrics,
+    stage: Stage,
+    sum: &'a mut Duration,
+    begun: bool,
+    running_since: Option<Instant>,
+}
+
+impl<'a> Stopwatch<'a> {
+    fn new(metrics: &'a Metrics, stage: Stage, sum: &'a mut Duration) -> Self {
+        Self { metrics, stage, sum, begun: false, running_since: None }
+    }
+
+    fn start(&mut self) {
+        self.begun = true;
+        self.running_since = Some(Instant::now());
+    }
+
+    fn stop(&mut self) {
+        if let Some(begun) = self.running_since.take() {
+            *self.sum += begun.elapsed();
+        }
+    }
+}
+
+impl Drop for Stopwatch<'_> {
+    fn drop(&mut self) {
+        self.stop();
+        if self.begun {
+            self.metrics.observe_stage(self.stage, *self.sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_about_an_input_of_a_batch_names_its_place_in_the_request() {
+        let error = in_request(EngineError::NotFinite { index: 1 }, &[4, 7]);
+        assert!(matches!(error, EngineError::NotFinite { index: 7 }), "{error}");
+    }
+
+    #[test]
+    fn a_stage_is_observed_as_the_sum_of_its_parts_and_only_if_it_was_begun() {
+        let metrics = Metrics::default();
+        let (mut queue, mut score) = (Duration::ZERO, Duration::ZERO);
+        {
+            let mut queue = Stopwatch::new(&metrics, Stage::Queue, &mut queue);
+            queue.start();
+            queue.stop();
+            queue.start();
+            let _never_begun = Stopwatch::new(&metrics, Stage::Score, &mut score);
+        }
+        let text = metrics.encode();
+        let count = |stage: &str| {
+            let name = format!("rerank_stage_duration_seconds_count{{stage=\"{stage}\"}}");
+            text.lines().find_map(|line| line.strip_prefix(&name)).map(|value| value.trim().to_owned())
+        };
+        assert_eq!(count("queue").as_deref(), Some("1"), "{text}");
+        assert!(count("score").is_none_or(|value| value == "0"), "{text}");
+    }
+}
