@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rerank_tests::http::{LIMIT, ServerProcess, StartOptions, without_models};
+use rerank_tests::http::{LIMIT, ServerProcess, StartOptions, tiny_pair, without_models};
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -63,6 +64,33 @@ async fn on_sigterm_readiness_fails_at_once_and_requests_are_served_until_the_de
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(signalled.elapsed() >= Duration::from_secs(2));
     assert!(log.contains("Answered every request under way"), "{log}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_being_scored_at_sigterm_is_answered_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = StartOptions { config: tiny_pair(folder.path()), ..StartOptions::default() };
+    let server = ServerProcess::start(options).await.unwrap();
+    server.wait_ready().await.unwrap();
+    let body = |documents: usize| {
+        let document = "Sourdough bread rises slowly in a cold kitchen. ".repeat(10);
+        json!({"query": "bread", "documents": vec![document; documents]}).to_string()
+    };
+    assert_eq!(server.post("/v1/rerank", body(1)).await.unwrap().status, 200, "the model is loaded");
+    let (answer, ()) = tokio::join!(server.post("/v1/rerank", body(100)), async {
+        // Until its pairs are seen in the queue.
+        let deadline = Instant::now() + LIMIT;
+        while !server.control("/metrics").await.unwrap().text.contains("\nrerank_queue_pairs 100") {
+            assert!(Instant::now() < deadline, "{}", server.log());
+            sleep(Duration::from_millis(5)).await;
+        }
+        server.signal(Signal::TERM).unwrap();
+    });
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["results"].as_array().unwrap().len(), 100);
+    let (status, log) = server.ended().await.unwrap();
+    assert_eq!(status.code(), Some(0), "{log}");
 }
 
 #[tokio::test]

@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
-use rerank_tests::http::{Finished, run_server, tiny_pair};
+use rerank_tests::http::{Finished, LIMIT, root, run_server, server_binary, tiny_pair};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 /// A command that must succeed.
 async fn run(arguments: &[&str]) -> Finished {
@@ -34,6 +39,52 @@ async fn the_demo_shows_both_orders_of_five_queries() {
         said.lines().find(|line| line.starts_with("First answer")).expect("the time of the first answer is told");
     println!("{first}");
     assert_eq!(finished.stderr, "", "a demo that works has nothing to warn of");
+}
+
+/// The commands that a text shows, each as its words.
+fn curl_commands(text: &str) -> Vec<Vec<String>> {
+    let joined = text.replace("\\\n", " ");
+    let commands = joined.lines().filter_map(|line| line.trim().strip_prefix("curl "));
+    commands.map(|command| shlex::split(command).expect("a shell can read it")).collect()
+}
+
+/// Does what curl would do with the words that the demo uses.
+async fn curl(words: &[String]) -> reqwest::Response {
+    let after = |flag: &str| words.iter().skip_while(|word| *word != flag).nth(1);
+    let url = words.iter().find(|word| word.starts_with("http://")).expect("a command has an address");
+    let client = reqwest::Client::new();
+    let request = match after("-d") {
+        Some(body) => client.post(url).body(body.clone()),
+        None => client.get(url),
+    };
+    let header = after("-H").and_then(|header| header.split_once(": "));
+    let request = header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    request.timeout(LIMIT).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_demo_then_serves_the_commands_that_it_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(server_binary().unwrap());
+    command.args(["demo", "--port", "0", "--data"]).arg(folder.path()).current_dir(root());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+    let mut demo = command.spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut printed = String::new();
+    while !printed.contains("Stop with") {
+        let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap();
+        printed = printed + &line.expect("the demo ended before it served") + "\n";
+    }
+    let commands = curl_commands(&printed);
+    assert_eq!(commands.len(), 6, "{printed}");
+    for words in &commands {
+        let response = curl(words).await;
+        let status = response.status().as_u16();
+        assert_eq!(status, 200, "{words:?}: {}", response.text().await.unwrap());
+    }
+    let id = Pid::from_raw(i32::try_from(demo.id().unwrap()).unwrap()).unwrap();
+    kill_process(id, Signal::INT).unwrap();
+    assert_eq!(timeout(LIMIT, demo.wait()).await.unwrap().unwrap().code(), Some(0));
 }
 
 #[tokio::test]
