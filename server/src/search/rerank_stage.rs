@@ -66,7 +66,6 @@ impl Searcher {
                 tracing::error!(model = key.model, error = chain::describe(error), "Failed to score");
             }
         })?;
-        self.metrics.count_scored(count, tokens);
         self.metrics.count_truncated(truncated.iter().filter(|cut| **cut).count());
         Ok(Reranked { key: key.clone(), scored, truncated, tokens })
     }

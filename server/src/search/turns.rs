@@ -31,6 +31,7 @@ impl Searcher {
         let mut place = self.admission.lane(&lease.key).arrive(lengths.len());
         for batch in lease.engine.batches(&lengths) {
             let prompts: Vec<Vec<u32>> = batch.iter().filter_map(|at| prompts.get_mut(*at)?.take()).collect();
+            let tokens = prompts.iter().map(Vec::len).sum();
             let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
 
             queue.start();
@@ -50,6 +51,7 @@ impl Searcher {
                 let message = format!("{} pairs were given, {} came back", batch.len(), logits.len());
                 return Err(EngineError::Failed { message });
             }
+            self.metrics.count_scored(batch.len(), tokens);
             for (at, logits) in batch.iter().zip(logits) {
                 if let Some(answer) = answers.get_mut(*at) {
                     *answer = Some(logits);

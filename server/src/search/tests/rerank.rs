@@ -198,6 +198,12 @@ async fn a_short_request_waits_for_a_batch_of_a_long_one_and_not_for_all_of_it()
     assert_eq!(seen.most_at_once, 1);
 }
 
+fn pairs_counted(bench: &Bench) -> u64 {
+    let text = bench.searcher.metrics.encode();
+    let line = text.lines().find_map(|line| line.strip_prefix("rerank_scored_pairs_total "));
+    line.unwrap().parse().unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_between_two_batches_leaves_the_others_alone() {
     let bench = bench_with(|config| config.timeouts.rerank_seconds = 3);
@@ -205,8 +211,10 @@ async fn a_request_that_is_given_up_between_two_batches_leaves_the_others_alone(
     bench.controls.set_batch_pairs(1);
     bench.controls.set_score_time(Duration::from_secs(2));
     let before = bench.controls.seen().scores;
+    let pairs_before = pairs_counted(&bench);
     let response = bench.search(ask("q", 3)).await.unwrap();
     assert_eq!(fallback_reason(&response), Some(FallbackReason::Deadline));
+    assert_eq!(pairs_counted(&bench) - pairs_before, 1, "the work done counts, whether or not it was of use");
     assert_eq!(response.timings.score.as_secs(), 3, "also what was not finished was spent");
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(bench.controls.seen().scores - before, 2, "of five batches");
