@@ -1,4 +1,4 @@
-//! HTTP: routes, wire types, errors. It extracts, calls [`service::Service`] and maps; it decides nothing about ranking.
+//! HTTP: routes, wire types, errors. Each vendor's format is a file of thin wire types over the same use cases. It extracts, calls [`service::Service`] and maps; it decides nothing about ranking.
 //!
 //! One outer layer ([`exchange`]) gives every request its id, span, metric and error body. `error` alone knows status
 //! codes. Sockets are not its business (`crate::http`), so every route is tested by calling the router.
@@ -15,7 +15,9 @@ use crate::metrics::Metrics;
 use crate::shutdown::Readiness;
 
 pub mod control;
+mod dialect;
 mod documents;
+mod embeddings;
 pub mod error;
 pub mod exchange;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub(crate) mod golden;
 mod models;
 pub mod request;
 mod rerank;
+mod score;
 mod search;
 pub mod service;
 #[cfg(test)]
@@ -32,12 +35,16 @@ pub use error::{ApiError, ErrorCode};
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
-const ROUTES: [(&str, &[&str]); 6] = [
+const ROUTES: [(&str, &[&str]); 10] = [
     ("/search", &["GET", "POST"]),
     ("/search/batch", &["POST"]),
     ("/documents", &["POST"]),
     ("/v1/rerank", &["POST"]),
     ("/rerank", &["POST"]),
+    ("/v2/rerank", &["POST"]),
+    ("/v1/score", &["POST"]),
+    ("/score", &["POST"]),
+    ("/v1/embeddings", &["POST"]),
     ("/v1/models", &["GET"]),
 ];
 
@@ -75,7 +82,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/search", get(search::get).post(search::post))
         .route("/search/batch", post(search::batch))
         .route("/v1/rerank", post(rerank::post))
-        .route("/rerank", post(rerank::post))
+        .route("/rerank", post(rerank::post_either))
+        .route("/v2/rerank", post(rerank::cohere::post))
+        .route("/v1/score", post(score::post))
+        .route("/score", post(score::post))
+        .route("/v1/embeddings", post(embeddings::post))
         .route("/v1/models", get(models::get));
     if state.settings.writable {
         router = router.route("/documents", post(documents::post));

@@ -346,7 +346,7 @@ mod tests {
         let plan = models.describe(&key).unwrap();
         let ModelInput::Rerank(prompt) = models.input(&key, &plan).unwrap() else { panic!("a reranker's input") };
         assert_eq!((prompt.yes_token, prompt.no_token), (u32::from(b'1'), u32::from(b'0')));
-        let pairs = prompt.encode("unused", "x", &["y"]).unwrap();
+        let pairs = prompt.encode("unused", "x", &["y"], crate::prompt::Reading::default()).unwrap();
         assert_eq!(crate::fakes::text_of(&pairs.prompts[0]), "Q:x|yA:");
     }
 

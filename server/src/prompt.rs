@@ -33,6 +33,20 @@ pub enum PromptError {
         /// Tokens allowed.
         maximum: usize,
     },
+    /// A document is longer than what is read of it, and the request does not want it cut.
+    #[error("document {index} is longer than the {maximum} tokens that can be read of it")]
+    DocumentTooLong {
+        /// Position in the request.
+        index: usize,
+        /// Tokens that can be read.
+        maximum: usize,
+    },
+    /// A token id that a user may not send.
+    #[error("{token} is no token of an ordinary text: a control token, or not in the vocabulary")]
+    ForeignToken {
+        /// The id.
+        token: u32,
+    },
     /// `tokenizer.json` cannot be read or lacks what the template needs.
     #[error("the tokenizer (tokenizer.json) cannot be used: {message}")]
     Tokenizer {
@@ -47,6 +61,15 @@ pub enum PromptError {
         /// What is wrong, and what would do.
         message: String,
     },
+}
+
+/// How much of each document is read, within the model's length. Default: as much as fits, and longer ones are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Tokens of a document, at most; None: what the model's length leaves.
+    pub document_tokens: Option<usize>,
+    /// Whether a longer document is refused instead of cut.
+    pub refuse_longer: bool,
 }
 
 /// Encoded pairs of one request.
@@ -109,16 +132,29 @@ impl RerankPrompt {
 
     /// Encodes one query with its documents. CPU-bound: call it off the async threads.
     ///
-    /// A document's cut keeps the first tokens that fit; its prompt then has exactly `max_length` tokens.
-    pub fn encode(&self, instruction: &str, query: &str, documents: &[&str]) -> Result<EncodedPairs, PromptError> {
+    /// A document's cut keeps the first tokens that fit; its prompt then has exactly `max_length` tokens, or as many as
+    /// `reading` leaves.
+    pub fn encode(
+        &self,
+        instruction: &str,
+        query: &str,
+        documents: &[&str],
+        reading: Reading,
+    ) -> Result<EncodedPairs, PromptError> {
         let question_tokens = self.text.encode(&self.body.render(instruction, query, "")).len();
         let maximum = MAXIMUM_QUERY_TOKENS.min(self.room - 1);
         if question_tokens > maximum {
             return Err(PromptError::QueryTooLong { tokens: question_tokens, maximum });
         }
+        let room = reading
+            .document_tokens
+            .map_or(self.room, |document_tokens| self.room.min(question_tokens.saturating_add(document_tokens)));
         let mut pairs = EncodedPairs::default();
-        for document in documents {
-            let (body, cut) = self.text.encode_up_to(&self.body.render(instruction, query, document), self.room);
+        for (index, document) in documents.iter().enumerate() {
+            let (body, cut) = self.text.encode_up_to(&self.body.render(instruction, query, document), room);
+            if cut && reading.refuse_longer {
+                return Err(PromptError::DocumentTooLong { index, maximum: room - question_tokens });
+            }
             pairs.prompts.push([self.prefix.as_slice(), body.as_slice(), self.suffix.as_slice()].concat());
             pairs.truncated.push(cut);
         }
@@ -201,6 +237,25 @@ impl EmbedPrompt {
         }
         ids.push(self.end_token);
         Ok(ids)
+    }
+
+    /// A text that is not to be cut.
+    pub fn whole_document(&self, index: usize, text: &str) -> Result<Vec<u32>, PromptError> {
+        match self.document(text) {
+            (_, true) => Err(PromptError::DocumentTooLong { index, maximum: self.room }),
+            (ids, false) => Ok(ids),
+        }
+    }
+
+    /// A text that its user has tokenized.
+    pub fn tokens(&self, index: usize, ids: &[u32]) -> Result<Vec<u32>, PromptError> {
+        if let Some(token) = ids.iter().find(|id| !self.text.is_ordinary(**id)) {
+            return Err(PromptError::ForeignToken { token: *token });
+        }
+        if ids.len() > self.room {
+            return Err(PromptError::DocumentTooLong { index, maximum: self.room });
+        }
+        Ok([ids, &[self.end_token]].concat())
     }
 
     /// A document, cut to fit. Answers its ids and whether it was cut.

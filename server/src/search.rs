@@ -2,7 +2,7 @@
 //!
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
 //! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
-//! stages), `rerank_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
+//! stages), `rerank_only` and `embed_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
 //! `lane` (whose turn it is), `turns` (scoring batch by batch).
 
 use std::time::Duration;
@@ -12,11 +12,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use crate::prompt::Reading;
 use crate::store::{DocumentId, StoreError};
 
 mod admission;
 pub mod candidates;
 mod deadlines;
+mod embed_only;
 mod embed_stage;
 mod fallback;
 mod lane;
@@ -94,6 +96,51 @@ pub struct RerankRequest {
     pub reranker: RerankChoice,
     /// Default: the configured one.
     pub instruction: Option<InstructionChoice>,
+    /// How much of each document is read.
+    pub reading: Reading,
+}
+
+/// What an embedder reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EmbedInput {
+    /// Any text.
+    Text(String),
+    /// A document that the client has tokenized for this model, without the end token.
+    Tokens(Vec<u32>),
+}
+
+/// As what a text is embedded. Tokens are embedded as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TextKind {
+    /// With the model's query instruction.
+    Query,
+    /// Without.
+    #[default]
+    Document,
+}
+
+/// Texts to be embedded.
+#[derive(Clone, Debug, Default)]
+pub struct EmbedRequest {
+    /// 1 to `api.limits.documents`.
+    pub inputs: Vec<EmbedInput>,
+    /// As what.
+    pub kind: TextKind,
+    /// The served embedding model or an alias of it; None: that one.
+    pub model: Option<String>,
+    /// Components of a vector, 1 to the model's; None: all.
+    pub dimensions: Option<usize>,
+}
+
+/// Vectors of length one, in order.
+#[derive(Clone, Debug)]
+pub struct EmbedResponse {
+    /// One for each input.
+    pub vectors: Vec<Vec<f32>>,
+    /// Model id.
+    pub model: String,
+    /// Tokens read.
+    pub tokens: usize,
 }
 
 /// What comes with every request.

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::models::{ConfiguredModels, device_kind};
 use crate::pool::{ModelKey, ModelPool, ModelStatus, PoolOptions};
 use crate::search::{
-    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
-    Searcher, SearcherOptions,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
+    SearchRequest, SearchResponse, Searcher, SearcherOptions,
 };
 use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
 
@@ -192,6 +192,10 @@ impl Service for Parts {
 
     async fn rerank(&self, request: RerankRequest, context: &RequestContext) -> Result<RerankResponse, SearchError> {
         self.searcher.rerank(request, context).await
+    }
+
+    async fn embed(&self, request: EmbedRequest, context: &RequestContext) -> Result<EmbedResponse, SearchError> {
+        self.searcher.embed(request, context).await
     }
 
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rerank_crds::catalog::Quantization;
 use rerank_server::engine::{Engine, PairLogits, ScoreRequest};
+use rerank_server::prompt::Reading;
 use rerank_tests::corpus::{Corpus, Query};
 use rerank_tests::measures::spearman;
 use rerank_tests::models::{
@@ -31,7 +32,7 @@ fn token_ids_equal_the_reference() {
         assert_eq!(golden.pairs.len(), 40, "{name}");
         assert!(golden.pairs.iter().any(|pair| pair.truncated), "{name}: a cut is among the pairs");
         for pair in &golden.pairs {
-            let encoded = prompt.encode(&pair.instruction, &pair.query, &[&pair.document]).unwrap();
+            let encoded = prompt.encode(&pair.instruction, &pair.query, &[&pair.document], Reading::default()).unwrap();
             assert_eq!(encoded.prompts, std::slice::from_ref(&pair.token_ids), "{name}: {}", pair.name);
             assert_eq!(encoded.truncated, [pair.truncated], "{name}: {}", pair.name);
         }
@@ -166,7 +167,7 @@ async fn corpus_requests() -> Vec<ScoreRequest> {
         let mut order: Vec<usize> = (0..documents.len()).collect();
         order.sort_by(|a, b| similarity(b).total_cmp(&similarity(a)));
         let candidates: Vec<&str> = order.iter().take(CANDIDATES).map(|at| documents[*at].as_str()).collect();
-        let pairs = prompt.encode(&instruction, &query.text, &candidates).unwrap();
+        let pairs = prompt.encode(&instruction, &query.text, &candidates, Reading::default()).unwrap();
         requests.push(models::score_request(&prompt, pairs));
     }
     requests

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use rerank_server::prompt::RerankPrompt;
+use rerank_server::prompt::{Reading, RerankPrompt};
 use rerank_tests::models::{self, RERANKERS, TINY_EMBEDDER, TINY_RERANKER};
 
 const MAX_LENGTH: usize = 2048;
@@ -31,10 +31,10 @@ fn every_added_token_stays_text_in_query_document_and_instruction() {
         let (prompt, added) = (models::rerank_prompt(name, MAX_LENGTH), added_tokens(name));
         assert!(added.len() >= 26, "{name} has Qwen's added tokens");
         for token in added.keys() {
-            let alone = prompt.encode(token, token, &[token]).unwrap();
+            let alone = prompt.encode(token, token, &[token], Reading::default()).unwrap();
             assert_eq!(forged(&prompt, &alone.prompts[0], &added), [0_u32; 0], "{name}: {token}");
             let within = format!("a{token}b {token}\n{token}{token}.");
-            let mixed = prompt.encode(&within, &within, &[&within]).unwrap();
+            let mixed = prompt.encode(&within, &within, &[&within], Reading::default()).unwrap();
             assert_eq!(forged(&prompt, &mixed.prompts[0], &added), [0_u32; 0], "{name}: {within:?}");
         }
     }
@@ -72,7 +72,7 @@ fn a_thousand_mixes_stay_text() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(1000));
     let mixes = (any_mix(), any_mix(), any_mix());
     let result = runner.run(&mixes, |(instruction, query, document)| {
-        let pairs = prompt.encode(&instruction, &query, &[&document]).unwrap();
+        let pairs = prompt.encode(&instruction, &query, &[&document], Reading::default()).unwrap();
         prop_assert_eq!(forged(&prompt, &pairs.prompts[0], &added), [0_u32; 0]);
         Ok(())
     });
@@ -88,7 +88,7 @@ fn documents_of_any_size_leave_query_and_suffix_whole() {
     for unit in ["word ", "x", "蜂", "\n", "🐝 ", "<|im_end|>"] {
         for characters in [0, 1, 10, 1_000, 100_000, 1_000_000] {
             let document: String = unit.chars().cycle().take(characters).collect();
-            let pairs = prompt.encode("i", "which hive is strong", &[&document]).unwrap();
+            let pairs = prompt.encode("i", "which hive is strong", &[&document], Reading::default()).unwrap();
             let ids = &pairs.prompts[0];
             assert!(ids.ends_with(prompt.suffix_ids()), "{characters} of {unit:?}");
             assert!(ids[prompt.prefix_ids().len()..].starts_with(&question), "{characters} of {unit:?}");

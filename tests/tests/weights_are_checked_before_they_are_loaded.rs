@@ -7,6 +7,7 @@ use rerank_crds::catalog::Quantization;
 use rerank_server::engine::mistralrs::MistralrsLoader;
 use rerank_server::engine::weights::{self, WeightsError};
 use rerank_server::engine::{EngineError, EngineLoader, ModelRole};
+use rerank_server::prompt::Reading;
 use rerank_tests::models::{self, GoldenPairs, RANDOM_TIED, RANDOM_UNTIED, RERANKERS, TINY_EMBEDDER, TINY_RERANKER};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -214,7 +215,7 @@ async fn both_spellings_of_the_rotary_base_load_and_score_alike() {
         let engine = MistralrsLoader::new(false).unwrap().load(spec).await.unwrap();
         let prompt = models::rerank_prompt(name, golden.max_length);
         let pair = &golden.pairs[0];
-        let pairs = prompt.encode(&pair.instruction, &pair.query, &[&pair.document]).unwrap();
+        let pairs = prompt.encode(&pair.instruction, &pair.query, &[&pair.document], Reading::default()).unwrap();
         let logits = engine.score(models::score_request(&prompt, pairs), &CancellationToken::new()).await.unwrap();
         assert!((f64::from(logits[0].score()) - pair.score).abs() <= 1e-5, "{name}");
         engine.unload().await.unwrap();

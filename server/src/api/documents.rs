@@ -42,7 +42,7 @@ pub(super) async fn post(
 ) -> Result<Response, ApiError> {
     let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
     let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
-    validate::documents(documents.len(), state.settings.documents)?;
+    validate::documents("documents", documents.len(), state.settings.documents)?;
     let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));
     let request = IndexRequest { collection, documents: documents.collect::<Result<_, _>>()? };
     let active = ActiveRequest::begin(arrival);

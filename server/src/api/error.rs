@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
 
+use super::dialect::Dialect;
 use crate::chain;
 use crate::search::{FallbackReason, SearchError};
 use crate::store::StoreError;
@@ -201,6 +202,8 @@ pub struct ApiError {
     pub retry_after_seconds: Option<u64>,
     /// The chain of causes, for the log alone.
     pub internal: Option<String>,
+    /// How it is told, where the body of the request decides and not the route.
+    pub(super) dialect: Option<Dialect>,
 }
 
 /// The body, once the request's id is known.
@@ -233,6 +236,7 @@ impl ApiError {
             reason: None,
             retry_after_seconds: None,
             internal: None,
+            dialect: None,
         }
     }
 
@@ -247,6 +251,23 @@ impl ApiError {
     #[must_use]
     pub fn allowed<Text: Into<String>>(mut self, allowed: impl IntoIterator<Item = Text>) -> Self {
         self.allowed = allowed.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Tells it in a dialect.
+    #[must_use]
+    pub(super) fn in_dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = Some(dialect);
+        self
+    }
+
+    /// Names the field as the client's own dialect does.
+    #[must_use]
+    pub(super) fn rename_field(mut self, ours: &str, theirs: &str) -> Self {
+        if self.field.as_deref() == Some(ours) {
+            self.field = Some(theirs.to_owned());
+            self.message = self.message.replacen(ours, theirs, 1);
+        }
         self
     }
 

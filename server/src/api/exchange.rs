@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 use super::ApiState;
+use super::dialect::Dialect;
 use super::error::{ApiError, ErrorCode};
 use crate::http::MAXIMUM_HEADERS;
 use crate::search::RequestContext;
@@ -107,7 +108,8 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     let _entered = span.enter();
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
-        response = render(error, &id);
+        let dialect = error.dialect.unwrap_or(Dialect::of_route(route));
+        response = render(error, dialect, &id);
         report(&state, error);
     }
     let status = response.status().as_u16();
@@ -192,8 +194,8 @@ fn known_method(method: &http::Method) -> &str {
 }
 
 /// The error's body and headers.
-fn render(error: &ApiError, id: &RequestId) -> Response {
-    let mut response = (error.code.status(), Json(error.body(id.as_str()))).into_response();
+fn render(error: &ApiError, dialect: Dialect, id: &RequestId) -> Response {
+    let mut response = (dialect.status(error), Json(dialect.body(error, id.as_str()))).into_response();
     let headers = response.headers_mut();
     if let Some(seconds) = error.retry_after_seconds {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

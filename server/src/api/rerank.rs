@@ -1,82 +1,55 @@
-//! `POST /v1/rerank` and `POST /rerank`: documents that come with the request, in the shape that Jina's, Cohere's (v1)
-//! and vLLM's clients speak. Fields of theirs that have no meaning here are ignored, as their servers do.
+//! Documents that come with the request, scored: one core, and for each family of clients a file of wire types.
+//!
+//! Here is the shape that Jina's, Cohere's (first version) and vLLM's clients speak, on `POST /v1/rerank` and `POST /rerank`.
+//! Fields of theirs that have no meaning here are ignored, as their servers do.
 
-use std::fmt;
-
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::HeaderMap;
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::ApiState;
+use super::dialect::Dialect;
 use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
 use super::request::{Fields, parse_json, read_body};
 use super::search::instruction_choice;
+use crate::prompt::Reading;
 use crate::search::{RerankChoice, RerankRequest, RerankResponse, validate};
+use document::DocumentText;
+
+pub(super) mod cohere;
+pub(super) mod document;
+mod tei;
 
 #[derive(Debug, Deserialize)]
 struct RerankBody {
     query: String,
     documents: Vec<DocumentText>,
     #[serde(default)]
-    texts: Option<serde::de::IgnoredAny>,
+    texts: Option<IgnoredAny>,
     model: Option<String>,
     top_n: Option<i64>,
     return_documents: Option<bool>,
+    max_tokens_per_doc: Option<i64>,
     instruction: Option<String>,
     instruction_template: Option<String>,
 }
 
 impl Fields for RerankBody {
-    const FIELDS: &'static [&'static str] =
-        &["query", "documents", "model", "top_n", "return_documents", "instruction", "instruction_template"];
-}
-
-/// A document: a text, or an object with the text under `text`.
-#[derive(Debug)]
-struct DocumentText(String);
-
-impl<'de> Deserialize<'de> for DocumentText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Document;
-
-        impl<'de> Visitor<'de> for Document {
-            type Value = DocumentText;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string or an object with the string `text`")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<DocumentText, E> {
-                Ok(DocumentText(text.to_owned()))
-            }
-
-            fn visit_string<E: serde::de::Error>(self, text: String) -> Result<DocumentText, E> {
-                Ok(DocumentText(text))
-            }
-
-            fn visit_map<Access: MapAccess<'de>>(self, mut map: Access) -> Result<DocumentText, Access::Error> {
-                let mut text = None;
-                while let Some(key) = map.next_key::<String>()? {
-                    if key == "text" {
-                        if text.is_some() {
-                            return Err(Access::Error::duplicate_field("text"));
-                        }
-                        text = Some(map.next_value::<String>()?);
-                    } else {
-                        map.next_value::<serde::de::IgnoredAny>()?;
-                    }
-                }
-                text.map(DocumentText).ok_or_else(|| Access::Error::missing_field("text"))
-            }
-        }
-
-        deserializer.deserialize_any(Document)
-    }
+    const FIELDS: &'static [&'static str] = &[
+        "query",
+        "documents",
+        "model",
+        "top_n",
+        "return_documents",
+        "max_tokens_per_doc",
+        "instruction",
+        "instruction_template",
+    ];
 }
 
 #[derive(Debug, Serialize)]
@@ -87,10 +60,17 @@ struct RerankAnswer<'a> {
     results: Vec<RankedAnswer<'a>>,
 }
 
+/// Tokens read, as `OpenAI` names them.
 #[derive(Debug, Serialize)]
-struct Usage {
+pub(super) struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
+}
+
+impl Usage {
+    pub(super) fn of(tokens: usize) -> Self {
+        Self { prompt_tokens: tokens, total_tokens: tokens }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +89,7 @@ struct DocumentAnswer<'a> {
     text: &'a str,
 }
 
-/// `POST /v1/rerank` and `POST /rerank`.
+/// `POST /v1/rerank`.
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,
@@ -117,59 +97,93 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
-    let RerankBody { query, documents, texts, model, top_n, return_documents, instruction, instruction_template } =
-        parse_json(&headers, &bytes)?;
-    if texts.is_some() {
+    let bytes = read(&state, &headers, body).await?;
+    answer(&state, arrival, &id, parse_json(&headers, &bytes)?).await
+}
+
+/// `POST /rerank`: with `texts` it is text-embeddings-inference's, with `documents` the one above.
+pub(super) async fn post_either(
+    State(state): State<ApiState>,
+    Extension(arrival): Extension<Arrival>,
+    Extension(id): Extension<RequestId>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let bytes = read(&state, &headers, body).await?;
+    if tei::is_meant(&bytes) {
+        let answer = async { tei::answer(&state, arrival, parse_json(&headers, &bytes)?).await };
+        return answer.await.map_err(|error: ApiError| error.in_dialect(Dialect::TextEmbeddingsInference));
+    }
+    answer(&state, arrival, &id, parse_json(&headers, &bytes)?).await
+}
+
+/// The body, within the service's bounds.
+pub(super) async fn read(state: &ApiState, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    read_body(headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await
+}
+
+/// What every family asks for: scores of documents, best first.
+pub(super) async fn score(
+    state: &ApiState,
+    arrival: Arrival,
+    request: RerankRequest,
+) -> Result<RerankResponse, ApiError> {
+    validate::query("query", &request.query)?;
+    validate::documents("documents", request.documents.len(), state.settings.documents)?;
+    let active = ActiveRequest::begin(arrival);
+    let response = state.service.rerank(request, &active.context).await;
+    active.answered();
+    Ok(response?)
+}
+
+async fn answer(state: &ApiState, arrival: Arrival, id: &RequestId, body: RerankBody) -> Result<Response, ApiError> {
+    if body.texts.is_some() {
         return Err(ApiError::new(ErrorCode::OutOfRange, "texts and documents exclude each other, give one of them")
             .field("texts")
             .allowed(["documents"]));
     }
-    validate::query("query", &query)?;
-    validate::documents(documents.len(), state.settings.documents)?;
-    let top_n = top_n.map(|top_n| count(top_n, documents.len())).transpose()?;
-    let documents: Vec<String> = documents.into_iter().map(|DocumentText(text)| text).collect();
+    let documents: Vec<String> = body.documents.into_iter().map(DocumentText::into_text).collect();
+    let top_n = at_most("top_n", body.top_n, documents.len())?;
     let request = RerankRequest {
-        query,
+        query: body.query,
         documents: documents.clone(),
-        reranker: RerankChoice { model, quantization: None },
-        instruction: instruction_choice(instruction, instruction_template.as_deref())?,
+        reranker: RerankChoice { model: body.model, quantization: None },
+        instruction: instruction_choice(body.instruction, body.instruction_template.as_deref())?,
+        reading: reading(body.max_tokens_per_doc)?,
     };
-    let active = ActiveRequest::begin(arrival);
-    let response = state.service.rerank(request, &active.context).await;
-    active.answered();
-    let response = response?;
-    let shown = return_documents.unwrap_or(true).then_some(documents.as_slice());
-    Ok(Json(answer_of(&response, id.as_str(), shown, top_n.unwrap_or(documents.len()))).into_response())
-}
-
-fn answer_of<'a>(
-    response: &'a RerankResponse,
-    id: &'a str,
-    documents: Option<&'a [String]>,
-    top_n: usize,
-) -> RerankAnswer<'a> {
+    let response = score(state, arrival, request).await?;
+    let shown = body.return_documents.unwrap_or(true).then_some(documents.as_slice());
     let results = response.results.iter().take(top_n).map(|ranked| RankedAnswer {
         index: ranked.index,
-        document: documents
-            .and_then(|documents| documents.get(ranked.index))
-            .map(|text| DocumentAnswer { text: text.as_str() }),
+        document: shown.and_then(|documents| documents.get(ranked.index)).map(|text| DocumentAnswer { text }),
         relevance_score: ranked.score,
         truncated: ranked.truncated,
     });
-    RerankAnswer {
-        id,
+    let answer = RerankAnswer {
+        id: id.as_str(),
         model: &response.reranker.model,
-        usage: Usage { prompt_tokens: response.tokens, total_tokens: response.tokens },
+        usage: Usage::of(response.tokens),
         results: results.collect(),
-    }
+    };
+    Ok(Json(answer).into_response())
 }
 
-fn count(top_n: i64, documents: usize) -> Result<usize, ApiError> {
-    match usize::try_from(top_n) {
-        Ok(top_n) if top_n > 0 => Ok(top_n.min(documents)),
-        _ => Err(ApiError::new(ErrorCode::OutOfRange, format!("top_n is {top_n}"))
-            .field("top_n")
+/// A wish for the best few of `count`; none: all.
+fn at_most(field: &'static str, wanted: Option<i64>, count: usize) -> Result<usize, ApiError> {
+    Ok(positive(field, wanted)?.map_or(count, |wanted| wanted.min(count)))
+}
+
+/// A wish for shorter documents.
+fn reading(max_tokens_per_doc: Option<i64>) -> Result<Reading, ApiError> {
+    Ok(Reading { document_tokens: positive("max_tokens_per_doc", max_tokens_per_doc)?, refuse_longer: false })
+}
+
+fn positive(field: &'static str, value: Option<i64>) -> Result<Option<usize>, ApiError> {
+    let Some(value) = value else { return Ok(None) };
+    match usize::try_from(value) {
+        Ok(value) if value > 0 => Ok(Some(value)),
+        _ => Err(ApiError::new(ErrorCode::OutOfRange, format!("{field} is {value}"))
+            .field(field)
             .allowed(["at least 1"])),
     }
 }

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::pool::ModelStatus;
 use crate::search::{
-    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
+    SearchRequest, SearchResponse,
 };
 use crate::store::DocumentId;
 
@@ -58,6 +59,9 @@ pub trait Service: Send + Sync + fmt::Debug {
 
     /// Scores documents that come with the request.
     async fn rerank(&self, request: RerankRequest, context: &RequestContext) -> Result<RerankResponse, SearchError>;
+
+    /// Vectors of texts that come with the request.
+    async fn embed(&self, request: EmbedRequest, context: &RequestContext) -> Result<EmbedResponse, SearchError>;
 
     /// Embeds documents and stores them; durable when it returns.
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError>;

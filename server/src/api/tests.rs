@@ -21,14 +21,15 @@ use crate::access::ApiKeys;
 use crate::metrics::Metrics;
 use crate::pool::{ModelState, ModelStatus};
 use crate::search::{
-    BatchSearchRequest, Fallback, FallbackReason, RankedDocument, RequestContext, RerankRequest, RerankResponse,
-    RerankerName, SearchError, SearchRequest, SearchResponse, SearchResult, Timings,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, Fallback, FallbackReason, RankedDocument, RequestContext,
+    RerankRequest, RerankResponse, RerankerName, SearchError, SearchRequest, SearchResponse, SearchResult, Timings,
 };
 use crate::shutdown::Readiness;
 use crate::store::DocumentId;
 
 mod errors;
 mod exchange;
+mod formats;
 mod hostile;
 mod shapes;
 
@@ -60,6 +61,7 @@ struct FakeService {
     behaviour: Behaviour,
     searches: Mutex<Vec<SearchRequest>>,
     reranks: Mutex<Vec<RerankRequest>>,
+    embedded: Mutex<Vec<EmbedRequest>>,
     indexed: Mutex<Vec<IndexRequest>>,
     tokens: Mutex<Vec<CancellationToken>>,
 }
@@ -139,6 +141,13 @@ impl Service for FakeService {
             tokens: 42,
             timings: Timings::default(),
         })
+    }
+
+    async fn embed(&self, request: EmbedRequest, context: &RequestContext) -> Result<EmbedResponse, SearchError> {
+        self.behave("input", context).await?;
+        let vectors = vec![vec![0.6, -0.8]; request.inputs.len()];
+        self.embedded.lock().unwrap().push(request);
+        Ok(EmbedResponse { vectors, model: "tiny-embedder".to_owned(), tokens: 7 })
     }
 
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {

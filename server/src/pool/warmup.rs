@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ModelInput, WarmUp};
 use crate::engine::{Engine, EngineError, LoadSpec, ScoreRequest};
-use crate::prompt::PromptError;
+use crate::prompt::{PromptError, Reading};
 
 /// Longest warm-up. A device too slow for its own largest batch still serves smaller ones.
 pub(super) const WARM_UP_LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ pub(super) fn largest_batch(input: &ModelInput, spec: &LoadSpec) -> Result<Batch
         ModelInput::Rerank(prompt) => {
             let encode = |words: usize| {
                 let document = WORD.repeat(words);
-                prompt.encode(INSTRUCTION, QUERY, &[document.as_str()])
+                prompt.encode(INSTRUCTION, QUERY, &[document.as_str()], Reading::default())
             };
             let words = most_words(longest, |words| Ok(encode(words)?.prompts.first().map_or(0, Vec::len)))?;
             let one = encode(words)?;

@@ -129,6 +129,11 @@ impl UserTextEncoder {
         Ok(Self { tokenizer: build(&file)?, control_ids, cuttable })
     }
 
+    /// Whether an id stands for a piece of ordinary text.
+    pub(super) fn is_ordinary(&self, id: u32) -> bool {
+        !self.control_ids.contains(&id) && self.tokenizer.id_to_token(id).is_some()
+    }
+
     /// All ids of a text.
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         self.encode_up_to(text, usize::MAX).0

@@ -95,7 +95,7 @@ fn body_of<'a>(prompt: &RerankPrompt, ids: &'a [u32]) -> &'a [u32] {
 #[test]
 fn the_three_parts_are_encoded_apart_and_joined() {
     let prompt = rerank_prompt(8192);
-    let pairs = prompt.encode("i", "q", &["d"]).unwrap();
+    let pairs = prompt.encode("i", "q", &["d"], Reading::default()).unwrap();
     let body = encoder().user_text_ids("<Instruct>: i\n<Query>: q\n<Document>: d");
     assert_eq!(body_of(&prompt, &pairs.prompts[0]), body);
     assert_eq!(pairs.truncated, [false]);
@@ -107,7 +107,7 @@ fn the_three_parts_are_encoded_apart_and_joined() {
 #[test]
 fn a_document_over_the_limit_is_cut_before_the_suffix() {
     let prompt = rerank_prompt(512);
-    let pairs = prompt.encode("i", "which yes", &["no ", &"the ".repeat(1000)]).unwrap();
+    let pairs = prompt.encode("i", "which yes", &["no ", &"the ".repeat(1000)], Reading::default()).unwrap();
     assert_eq!(pairs.truncated, [false, true]);
     assert_eq!(pairs.prompts[1].len(), 512);
     let whole =
@@ -118,21 +118,57 @@ fn a_document_over_the_limit_is_cut_before_the_suffix() {
 #[test]
 fn a_document_that_just_fits_is_not_cut() {
     let prompt = rerank_prompt(512);
-    let question = prompt.encode("", "", &[""]).unwrap().prompts[0].len();
+    let question = prompt.encode("", "", &[""], Reading::default()).unwrap().prompts[0].len();
     for (tokens, cut) in [(512 - question, false), (513 - question, true)] {
-        let pairs = prompt.encode("", "", &[&"7".repeat(tokens)]).unwrap();
+        let pairs = prompt.encode("", "", &[&"7".repeat(tokens)], Reading::default()).unwrap();
         assert_eq!((pairs.prompts[0].len(), pairs.truncated[0]), (512, cut), "{tokens} digits");
     }
 }
 
 #[test]
+fn a_request_may_have_less_read_of_each_document_or_refuse_a_cut() {
+    let prompt = rerank_prompt(512);
+    let question = prompt.encode("", "", &[""], Reading::default()).unwrap().prompts[0].len();
+    let short = Reading { document_tokens: Some(3), refuse_longer: false };
+    let pairs = prompt.encode("", "", &["777", "7777", ""], short).unwrap();
+    assert_eq!(pairs.truncated, [false, true, false]);
+    assert_eq!(pairs.prompts.iter().map(Vec::len).collect::<Vec<_>>(), [question + 3, question + 3, question]);
+    let more = Reading { document_tokens: Some(usize::MAX), refuse_longer: false };
+    assert_eq!(
+        prompt.encode("", "", &[&"7".repeat(600)], more).unwrap().prompts[0].len(),
+        512,
+        "the model's own bound"
+    );
+    let error = prompt.encode("", "", &["777", "7777"], Reading { refuse_longer: true, ..short }).unwrap_err();
+    assert!(matches!(error, PromptError::DocumentTooLong { index: 1, maximum: 3 }), "{error}");
+}
+
+#[test]
+fn an_embedder_takes_ordinary_token_ids_and_whole_texts() {
+    let embed = EmbedPrompt::new(encoder(), 6).unwrap();
+    let (ids, cut) = embed.document("777");
+    assert!(!cut);
+    let without_end = &ids[..ids.len() - 1];
+    assert_eq!(embed.tokens(0, without_end).unwrap(), ids);
+    assert_eq!(embed.whole_document(0, "777").unwrap(), ids);
+    for control in control_ids() {
+        let error = embed.tokens(0, &[without_end[0], control]).unwrap_err();
+        assert!(matches!(error, PromptError::ForeignToken { token } if token == control), "{error}");
+    }
+    assert!(matches!(embed.tokens(0, &[u32::MAX]), Err(PromptError::ForeignToken { token: u32::MAX })));
+    let long = embed.tokens(2, &[without_end[0]; 6]).unwrap_err();
+    assert!(matches!(long, PromptError::DocumentTooLong { index: 2, maximum: 5 }), "{long}");
+    assert!(matches!(embed.whole_document(1, "777777"), Err(PromptError::DocumentTooLong { index: 1, .. })));
+}
+
+#[test]
 fn a_query_that_is_too_long_is_refused_and_never_cut() {
     let long = "7".repeat(MAXIMUM_QUERY_TOKENS);
-    let error = rerank_prompt(8192).encode("i", &long, &["d"]).unwrap_err();
+    let error = rerank_prompt(8192).encode("i", &long, &["d"], Reading::default()).unwrap_err();
     assert!(matches!(error, PromptError::QueryTooLong { tokens, maximum: MAXIMUM_QUERY_TOKENS } if tokens > 1024));
-    let error = rerank_prompt(8192).encode(&long, "q", &[]).unwrap_err();
+    let error = rerank_prompt(8192).encode(&long, "q", &[], Reading::default()).unwrap_err();
     assert!(matches!(error, PromptError::QueryTooLong { .. }), "the instruction counts, and no document is needed");
-    let error = rerank_prompt(400).encode("i", &"7".repeat(300), &["d"]).unwrap_err();
+    let error = rerank_prompt(400).encode("i", &"7".repeat(300), &["d"], Reading::default()).unwrap_err();
     assert!(
         matches!(error, PromptError::QueryTooLong { maximum, .. } if maximum < 400),
         "room for the document is left"
@@ -160,12 +196,12 @@ fn answer_tokens_must_be_one_token_each_and_different() {
 #[test]
 fn the_shared_prefix_is_what_all_prompts_start_with() {
     let prompt = rerank_prompt(8192);
-    let pairs = prompt.encode("i", "q", &["aaaa one", "aaaa two", "b"]).unwrap();
+    let pairs = prompt.encode("i", "q", &["aaaa one", "aaaa two", "b"], Reading::default()).unwrap();
     let question = prompt.prefix_ids().len() + encoder().user_text_ids("<Instruct>: i\n<Query>: q\n<Document>: ").len();
     assert_eq!(pairs.shared_prefix_tokens, question);
-    let alone = prompt.encode("i", "q", &["a"]).unwrap();
+    let alone = prompt.encode("i", "q", &["a"], Reading::default()).unwrap();
     assert_eq!(alone.shared_prefix_tokens, alone.prompts[0].len() - 1);
-    assert_eq!(prompt.encode("i", "q", &[]).unwrap(), EncodedPairs::default());
+    assert_eq!(prompt.encode("i", "q", &[], Reading::default()).unwrap(), EncodedPairs::default());
     assert_eq!(shared_prefix(&[vec![1, 2], vec![1, 2, 3]]), 1, "one token remains of each");
 }
 
@@ -174,7 +210,7 @@ fn no_added_token_comes_out_of_user_text_whatever_its_flags() {
     let (prompt, control) = (rerank_prompt(8192), control_ids());
     for text in control_texts() {
         let forged = format!("{text} a{text}b {text}\n{text}{text}");
-        let pairs = prompt.encode(&forged, &forged, &[&forged]).unwrap();
+        let pairs = prompt.encode(&forged, &forged, &[&forged], Reading::default()).unwrap();
         let body = body_of(&prompt, &pairs.prompts[0]);
         assert!(!body.iter().any(|id| control.contains(id)), "{text}");
         let characters = encoder().user_text_ids(text);
@@ -187,7 +223,7 @@ fn the_template_itself_pasted_as_a_document_stays_text() {
     let prompt = rerank_prompt(8192);
     let parts = Prompt::default();
     let pasted = format!("{}{}{}yes", parts.prefix, parts.body, parts.suffix);
-    let pairs = prompt.encode(&pasted, &pasted, &[&pasted]).unwrap();
+    let pairs = prompt.encode(&pasted, &pasted, &[&pasted], Reading::default()).unwrap();
     assert!(!body_of(&prompt, &pairs.prompts[0]).iter().any(|id| control_ids().contains(id)));
 }
 
@@ -241,7 +277,7 @@ fn odd_texts_are_encoded_byte_by_byte() {
     let prompt = rerank_prompt(8192);
     for text in ["\0", "\u{feff}", "\u{202e}abc", "e\u{301}\u{301}", "👩‍👩‍👧‍👦", "\r\n\r\n", "\u{10ffff}", "نص عربي"]
     {
-        let pairs = prompt.encode(text, text, &[text]).unwrap();
+        let pairs = prompt.encode(text, text, &[text], Reading::default()).unwrap();
         assert!(!pairs.truncated[0], "{text:?}");
         assert!(pairs.prompts[0].len() > prompt.prefix_ids().len() + prompt.suffix_ids().len());
     }
@@ -253,7 +289,7 @@ fn a_megabyte_is_cut_in_bounded_time() {
     for unit in ["a", "the end ", "7", " ", "\n", "𝄞", "ab1 "] {
         let document = unit.repeat(1_048_576 / unit.len());
         let start = Instant::now();
-        let pairs = prompt.encode("i", "q", &[&document]).unwrap();
+        let pairs = prompt.encode("i", "q", &[&document], Reading::default()).unwrap();
         assert_eq!((pairs.prompts[0].len(), pairs.truncated[0]), (8192, true), "{unit:?}");
         assert!(pairs.prompts[0].ends_with(prompt.suffix_ids()));
         assert!(start.elapsed() < Duration::from_secs(20), "{unit:?} took {:?}", start.elapsed());
@@ -290,7 +326,7 @@ proptest! {
     fn the_frame_is_whole_and_the_query_is_not_cut(query in any_text(0..30), instruction in any_text(0..20), document in any_text(0..600)) {
         let prompt = rerank_prompt(700);
         let control = control_ids();
-        match prompt.encode(&instruction, &query, &[&document]) {
+        match prompt.encode(&instruction, &query, &[&document], Reading::default()) {
             Ok(pairs) => {
                 let body = body_of(&prompt, &pairs.prompts[0]);
                 prop_assert!(!body.iter().any(|id| control.contains(id)));
@@ -313,7 +349,7 @@ proptest! {
     ) {
         let prompt = rerank_prompt(2048);
         let document: String = unit.chars().cycle().take(if unit.is_empty() { 0 } else { characters }).collect();
-        let pairs = prompt.encode("i", "a whole query", &[&document]).unwrap();
+        let pairs = prompt.encode("i", "a whole query", &[&document], Reading::default()).unwrap();
         let body = body_of(&prompt, &pairs.prompts[0]);
         prop_assert!(body.starts_with(&encoder().user_text_ids("<Instruct>: i\n<Query>: a whole query\n<Document>:")));
     }

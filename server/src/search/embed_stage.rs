@@ -14,8 +14,8 @@ use crate::prompt::PromptError;
 use super::deadlines::Deadlines;
 use super::searcher::bounded;
 
-/// Documents of one turn of the embedder, so that indexing does not hold up searches for long.
-const DOCUMENTS_IN_A_TURN: usize = 32;
+/// Texts of one turn of the embedder, so that indexing does not hold up searches for long.
+const TEXTS_IN_A_TURN: usize = 32;
 
 impl Searcher {
     /// Embeds documents (no instruction), in order, for indexing. The request's deadline holds for all of them.
@@ -27,21 +27,32 @@ impl Searcher {
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
         let work = async {
             let embedder = self.lease_embedder().await?;
-            let mut vectors = Vec::with_capacity(texts.len());
-            for texts in texts.chunks(DOCUMENTS_IN_A_TURN) {
-                let tokens = self.encode(&embedder, texts.to_vec(), |input, text| match input {
-                    ModelInput::Embed(prompt) => Ok(prompt.document(text).0),
-                    ModelInput::Rerank(_) => Err(PromptError::Tokenizer { message: NOT_AN_EMBEDDER.to_owned() }),
-                });
-                let mut encoded = Vec::with_capacity(texts.len());
-                for tokens in tokens.await? {
-                    encoded.push(tokens?);
-                }
-                vectors.extend(self.embed_tokens(&embedder, encoded, &context.cancel).await?);
-            }
+            let encode = |input: &ModelInput, _: usize, text: &String| match input {
+                ModelInput::Embed(prompt) => Ok(prompt.document(text).0),
+                ModelInput::Rerank(_) => Err(not_an_embedder()),
+            };
+            let (vectors, _) = self.embed_in_turns(&embedder, texts.to_vec(), encode, &context.cancel).await?;
             Ok(vectors)
         };
         bounded(context, deadlines.request, work).await
+    }
+
+    /// Embeds texts in order, some in each turn of the embedder; a text that cannot be encoded is the error of all.
+    /// `encode` is told the text's position. Answers the tokens read, too.
+    pub(super) async fn embed_in_turns<Text: Send + 'static>(
+        &self,
+        embedder: &ModelLease,
+        texts: Vec<Text>,
+        encode: impl Fn(&ModelInput, usize, &Text) -> Result<Vec<u32>, PromptError> + Send + 'static,
+        cancel: &CancellationToken,
+    ) -> Result<(Vec<Vec<f32>>, usize), SearchError> {
+        let encoded = self.encode(embedder, texts, encode).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let tokens = encoded.iter().map(Vec::len).sum();
+        let mut vectors = Vec::with_capacity(encoded.len());
+        for turn in encoded.chunks(TEXTS_IN_A_TURN) {
+            vectors.extend(self.embed_tokens(embedder, turn.to_vec(), cancel).await?);
+        }
+        Ok((vectors, tokens))
     }
 
     /// The embedder, loaded where needed; always waited for, since without it there is no answer.
@@ -67,9 +78,9 @@ impl Searcher {
     ) -> Result<Vec<Result<Vec<f32>, SearchError>>, SearchError> {
         let instruction = self.query_instruction();
         let encoded = self
-            .encode(embedder, queries, move |input, query| match input {
+            .encode(embedder, queries, move |input, _, query: &String| match input {
                 ModelInput::Embed(prompt) => prompt.query(&instruction, query),
-                ModelInput::Rerank(_) => Err(PromptError::Tokenizer { message: NOT_AN_EMBEDDER.to_owned() }),
+                ModelInput::Rerank(_) => Err(not_an_embedder()),
             })
             .await?;
         let tokens: Vec<Vec<u32>> = encoded.iter().filter_map(|tokens| tokens.as_ref().ok().cloned()).collect();
@@ -85,7 +96,7 @@ impl Searcher {
     }
 
     /// The configured query instruction, else the model's own, else the one of the catalogue's models.
-    fn query_instruction(&self) -> String {
+    pub(super) fn query_instruction(&self) -> String {
         use rerank_crds::catalog::{QUERY_INSTRUCTION, embedding_model};
         let embedding = &self.config.embedding;
         embedding.instruction.clone().unwrap_or_else(|| {
@@ -94,15 +105,17 @@ impl Searcher {
         })
     }
 
-    async fn encode(
+    async fn encode<Text: Send + 'static>(
         &self,
         embedder: &ModelLease,
-        texts: Vec<String>,
-        encode: impl Fn(&ModelInput, &str) -> Result<Vec<u32>, PromptError> + Send + 'static,
+        texts: Vec<Text>,
+        encode: impl Fn(&ModelInput, usize, &Text) -> Result<Vec<u32>, PromptError> + Send + 'static,
     ) -> Result<Vec<Result<Vec<u32>, SearchError>>, SearchError> {
         let lease = embedder.clone();
-        let work =
-            move || texts.iter().map(|text| encode(&lease.input, text).map_err(refuse_query)).collect::<Vec<_>>();
+        let work = move || {
+            let numbered = texts.iter().enumerate();
+            numbered.map(|(index, text)| encode(&lease.input, index, text).map_err(refuse_text)).collect::<Vec<_>>()
+        };
         tokio::task::spawn_blocking(work).await.map_err(|error| SearchError::Internal {
             message: format!("the tokenizer failed: {}", chain::describe(&error)),
         })
@@ -142,19 +155,32 @@ impl Searcher {
     }
 }
 
-const NOT_AN_EMBEDDER: &str = "the model was loaded as a reranker";
+/// A model is loaded in one role, so this does not happen.
+pub(super) fn not_an_embedder() -> PromptError {
+    PromptError::Tokenizer { message: "the model was loaded as a reranker".to_owned() }
+}
 
 fn unavailable(message: &str) -> SearchError {
     SearchError::EmbedderUnavailable { message: message.to_owned(), retry_after_seconds: 1 }
 }
 
-/// A prompt that cannot be made: the query's fault, or the tokenizer's.
-pub(super) fn refuse_query(error: PromptError) -> SearchError {
+/// A prompt that cannot be made: the text's fault, or the tokenizer's.
+pub(super) fn refuse_text(error: PromptError) -> SearchError {
     match error {
         PromptError::QueryTooLong { maximum, .. } => SearchError::OutOfRange {
             field: "query",
             message: error.to_string(),
             allowed: format!("at most {maximum} tokens of query and instruction"),
+        },
+        PromptError::DocumentTooLong { maximum, .. } => SearchError::TooLarge {
+            field: "documents",
+            message: error.to_string(),
+            allowed: format!("at most {maximum} tokens, or let longer ones be cut"),
+        },
+        PromptError::ForeignToken { .. } => SearchError::OutOfRange {
+            field: "input",
+            message: error.to_string(),
+            allowed: "ids of ordinary tokens of the embedding model, or text".to_owned(),
         },
         other => SearchError::Internal { message: other.to_string() },
     }

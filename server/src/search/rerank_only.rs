@@ -22,7 +22,7 @@ impl Searcher {
         context: &RequestContext,
     ) -> Result<RerankResponse, SearchError> {
         validate::query("query", &request.query)?;
-        validate::documents(request.documents.len(), usize::try_from(self.config.api.limits.documents).unwrap_or(0))?;
+        validate::documents("documents", request.documents.len(), self.maximum_documents())?;
         let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         if !self.config.reranker.enabled {
             return Err(unavailable(StageFailure::disabled()));
@@ -30,7 +30,13 @@ impl Searcher {
         let key = self.served.reranker(&request.reranker, RERANK_FIELDS)?;
         let admitted = self.admission.admit(request.documents.len())?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
-        let pairs = Pairs { instruction, query: request.query, documents: request.documents, admitted: Some(admitted) };
+        let pairs = Pairs {
+            instruction,
+            query: request.query,
+            documents: request.documents,
+            reading: request.reading,
+            admitted: Some(admitted),
+        };
 
         let mut timings = Timings::default();
         let deadline = deadlines.rerank(Instant::now());

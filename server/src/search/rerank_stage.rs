@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
-use super::embed_stage::refuse_query;
+use super::embed_stage::refuse_text;
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
 use super::{FallbackReason, Searcher, Timings};
@@ -12,13 +12,14 @@ use crate::chain;
 use crate::engine::{EngineError, ScoreRequest};
 use crate::metrics::Stage;
 use crate::pool::{ModelInput, ModelKey, ModelLease, Waiting};
-use crate::prompt::{EncodedPairs, PromptError};
+use crate::prompt::{EncodedPairs, PromptError, Reading};
 
 /// One query with its documents.
 pub(super) struct Pairs {
     pub(super) instruction: String,
     pub(super) query: String,
     pub(super) documents: Vec<String>,
+    pub(super) reading: Reading,
     /// Their place in the queue, given back when they are scored.
     pub(super) admitted: Option<Admitted>,
 }
@@ -48,11 +49,11 @@ impl Searcher {
             Some(lease) => lease,
             None => self.pool.lease(key, waiting).await?,
         };
-        let Pairs { instruction, query, documents, mut admitted } = pairs;
+        let Pairs { instruction, query, documents, reading, mut admitted } = pairs;
         let count = documents.len();
 
         let begun = Instant::now();
-        let (request, truncated) = encode(lease.clone(), instruction, query, documents).await?;
+        let (request, truncated) = encode(lease.clone(), instruction, query, documents, reading).await?;
         timings.tokenize = begun.elapsed();
         self.metrics.observe_stage(Stage::Tokenize, timings.tokenize);
         let tokens = request.prompts.iter().map(Vec::len).sum();
@@ -78,12 +79,13 @@ async fn encode(
     instruction: String,
     query: String,
     documents: Vec<String>,
+    reading: Reading,
 ) -> Result<(ScoreRequest, Vec<bool>), StageFailure> {
     let work = move || match &lease.input {
         ModelInput::Rerank(prompt) => {
             let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
             let EncodedPairs { prompts, shared_prefix_tokens, truncated } =
-                prompt.encode(&instruction, &query, &documents)?;
+                prompt.encode(&instruction, &query, &documents, reading)?;
             let (yes_token, no_token) = (prompt.yes_token, prompt.no_token);
             Ok((ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token }, truncated))
         }
@@ -93,7 +95,9 @@ async fn encode(
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(encoded)) => Ok(encoded),
-        Ok(Err(error @ PromptError::QueryTooLong { .. })) => Err(StageFailure::Refused(refuse_query(error))),
+        Ok(Err(error @ (PromptError::QueryTooLong { .. } | PromptError::DocumentTooLong { .. }))) => {
+            Err(StageFailure::Refused(refuse_text(error)))
+        }
         Ok(Err(error)) => Err(tokenizer_failed(&error)),
         Err(error) => Err(tokenizer_failed(&error)),
     }

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::metrics::{Metrics, Stage};
 use crate::pool::{ModelHold, ModelKey, ModelLease, ModelPool, Waiting};
+use crate::prompt::Reading;
 use crate::store::{Candidate, Store};
 
 /// Queries of one batch that are searched and reranked at the same time. The engine does one batch at a time anyway;
@@ -236,6 +237,11 @@ impl Searcher {
         }
     }
 
+    /// Documents that one request may bring.
+    pub(super) fn maximum_documents(&self) -> usize {
+        usize::try_from(self.config.api.limits.documents).unwrap_or(0)
+    }
+
     fn admit(&self, plan: &Plan) -> Result<Option<Admitted>, SearchError> {
         match plan.stage_two {
             StageTwo::Rerank { .. } => self.admission.admit(plan.limit).map(Some),
@@ -293,6 +299,7 @@ impl Searcher {
                     instruction: instruction.clone(),
                     query,
                     documents: candidates.iter().map(|candidate| candidate.text.clone()).collect(),
+                    reading: Reading::default(),
                     admitted,
                 };
                 let lease = reranker.lease.clone();

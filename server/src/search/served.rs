@@ -113,6 +113,18 @@ impl ServedModels {
         })
     }
 
+    /// Whether a name is the embedder's.
+    pub(super) fn check_embedder(&self, name: &str) -> Result<(), SearchError> {
+        match &self.embedder {
+            Some(embedder) if self.canonical(name) == embedder.model => Ok(()),
+            embedder => Err(SearchError::UnknownModel {
+                field: "model",
+                model: name.to_owned(),
+                served: embedder.iter().map(|key| key.model.clone()).collect(),
+            }),
+        }
+    }
+
     /// The collection that a request asks for, else the first.
     pub(super) fn collection(&self, wanted: Option<&str>) -> Result<&str, SearchError> {
         match wanted {

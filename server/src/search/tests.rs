@@ -16,6 +16,7 @@ use crate::pool::{ModelPool, ModelSource, PoolOptions};
 use crate::store::{Candidate, Store};
 
 mod batch;
+mod embed;
 mod fallbacks;
 mod rerank;
 mod two_stages;

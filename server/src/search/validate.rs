@@ -58,18 +58,27 @@ pub(crate) fn score_threshold(value: f64) -> Result<(), SearchError> {
     Err(out_of_range("score_threshold", format!("score_threshold is {value}"), "0 to 1".to_owned()))
 }
 
-/// At least one document, and not more than the service takes (`api.limits.documents`).
-pub(crate) fn documents(count: usize, maximum: usize) -> Result<(), SearchError> {
+/// At least one document (or text, as `field` says), and not more than the service takes (`api.limits.documents`).
+pub(crate) fn documents(field: &'static str, count: usize, maximum: usize) -> Result<(), SearchError> {
     let allowed = format!("1 to {maximum}");
     if count == 0 {
-        return Err(out_of_range("documents", "documents is empty".to_owned(), allowed));
+        return Err(out_of_range(field, format!("{field} is empty"), allowed));
     }
     if count > maximum {
-        let message =
-            format!("{count} documents are more than the {maximum} that one request may bring (api.limits.documents)");
-        return Err(SearchError::TooLarge { field: "documents", message, allowed });
+        let message = format!(
+            "{field} has {count} entries, more than the {maximum} that one request may bring (api.limits.documents)"
+        );
+        return Err(SearchError::TooLarge { field, message, allowed });
     }
     Ok(())
+}
+
+/// A vector may be shortened to its first components.
+pub(crate) fn dimensions(wanted: usize, of_model: usize) -> Result<(), SearchError> {
+    if (1..=of_model).contains(&wanted) {
+        return Ok(());
+    }
+    Err(out_of_range("dimensions", format!("dimensions is {wanted}"), format!("1 to {of_model}")))
 }
 
 /// At least one query, and not more than a batch takes.
@@ -164,9 +173,9 @@ mod tests {
 
     #[test]
     fn no_documents_are_out_of_range_and_too_many_too_large() {
-        assert!(matches!(documents(0, 3), Err(SearchError::OutOfRange { .. })));
-        documents(3, 3).unwrap();
-        assert!(matches!(documents(4, 3), Err(SearchError::TooLarge { .. })));
+        assert!(matches!(documents("documents", 0, 3), Err(SearchError::OutOfRange { .. })));
+        documents("documents", 3, 3).unwrap();
+        assert!(matches!(documents("documents", 4, 3), Err(SearchError::TooLarge { .. })));
         assert!(matches!(queries(0), Err(SearchError::OutOfRange { .. })));
         queries(64).unwrap();
         assert!(matches!(queries(65), Err(SearchError::TooLarge { .. })));

@@ -13,8 +13,8 @@ use rerank_server::http::{self, ListenerOptions};
 use rerank_server::metrics::Metrics;
 use rerank_server::pool::ModelStatus;
 use rerank_server::search::{
-    BatchSearchRequest, RequestContext, RerankRequest, RerankResponse, SearchError, SearchRequest, SearchResponse,
-    Timings,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
+    SearchRequest, SearchResponse, Timings,
 };
 use rerank_server::shutdown::Readiness;
 use rerank_server::wiring::Parts;
@@ -53,6 +53,10 @@ impl Service for Noting {
 
     async fn rerank(&self, request: RerankRequest, context: &RequestContext) -> Result<RerankResponse, SearchError> {
         self.parts.rerank(request, context).await
+    }
+
+    async fn embed(&self, request: EmbedRequest, context: &RequestContext) -> Result<EmbedResponse, SearchError> {
+        self.parts.embed(request, context).await
     }
 
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {

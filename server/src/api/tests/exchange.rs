@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn keys(text: &str) -> ApiKeys {
+pub(super) fn keys(text: &str) -> ApiKeys {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, text).unwrap();

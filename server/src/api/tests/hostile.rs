@@ -116,7 +116,7 @@ fn bodies() -> Vec<Case> {
         ("/v1/rerank", owned(r#"{"query": "x", "documents": [""]}"#), 200, "", ""),
         ("/v1/rerank", owned(r#"{"query": "x", "documents": ["a", "a"]}"#), 200, "", ""),
         ("/v1/rerank", many, 413, "too_large", "documents"),
-        ("/rerank", owned(r#"{"query": "x", "texts": ["a"]}"#), 400, "malformed", ""),
+        ("/rerank", owned(r#"{"query": "x", "texts": ["a"]}"#), 200, "", ""),
         ("/rerank", owned(r#"{"query": "x", "documents": ["a"], "texts": ["b"]}"#), 422, "out_of_range", "texts"),
         ("/documents", owned(r#"{"documents": []}"#), 422, "out_of_range", "documents"),
         ("/documents", owned(r#"{"documents": [1]}"#), 400, "malformed", "documents[0]"),
