@@ -18,7 +18,7 @@ build: ## Build everything, in the one profile that demo, tests and CI share.
 demo: build ## Index the corpus, answer five queries in both orders, then serve on loopback.
 	$(SERVER) demo
 
-test: build ## Run every test. Needs Rust and Python 3 (two tests call the server as Python clients do).
+test: build ## Run every test. Needs Rust and Python 3 (three tests speak to the server as Python clients do).
 	$(CARGO) test --workspace --locked
 
 lint: deny ## Formatting, clippy and rustdoc without warnings, licences, bans and sources.

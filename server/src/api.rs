@@ -23,6 +23,7 @@ pub mod exchange;
 #[cfg(test)]
 pub(crate) mod golden;
 mod models;
+mod openapi;
 pub mod request;
 mod rerank;
 mod score;
@@ -35,7 +36,7 @@ pub use error::{ApiError, ErrorCode};
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
-const ROUTES: [(&str, &[&str]); 10] = [
+const ROUTES: [(&str, &[&str]); 11] = [
     ("/search", &["GET", "POST"]),
     ("/search/batch", &["POST"]),
     ("/documents", &["POST"]),
@@ -46,6 +47,7 @@ const ROUTES: [(&str, &[&str]); 10] = [
     ("/score", &["POST"]),
     ("/v1/embeddings", &["POST"]),
     ("/v1/models", &["GET"]),
+    ("/openapi.json", &["GET"]),
 ];
 
 /// Bounds and switches of the API, from the configuration.
@@ -87,7 +89,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/score", post(score::post))
         .route("/score", post(score::post))
         .route("/v1/embeddings", post(embeddings::post))
-        .route("/v1/models", get(models::get));
+        .route("/v1/models", get(models::get))
+        .route("/openapi.json", get(openapi::get));
     if state.settings.writable {
         router = router.route("/documents", post(documents::post));
     }

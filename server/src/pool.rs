@@ -44,7 +44,7 @@ pub struct ModelKey {
 }
 
 /// State of a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, utoipa::ToSchema)]
 pub enum ModelState {
     /// Nothing is loaded.
     Standby,
@@ -228,7 +228,7 @@ pub enum UnloadOutcome {
 }
 
 /// What the largest batch took.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct WarmUp {
     /// Pairs, or texts of an embedder.
     pub pairs: usize,

@@ -11,6 +11,7 @@ use rerank_crds::catalog::{InstructionTemplate, Quantization};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::prompt::Reading;
 use crate::store::{DocumentId, StoreError};
@@ -153,16 +154,17 @@ pub struct RequestContext {
 }
 
 /// Which reranker answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct RerankerName {
     /// Model id.
     pub model: String,
     /// How weights are held.
+    #[schema(value_type = String)]
     pub quantization: Quantization,
 }
 
 /// Why a search was answered in vector order: a closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FallbackReason {
     /// The reranker does not fit into memory.
@@ -182,7 +184,7 @@ pub enum FallbackReason {
 }
 
 /// Told in the body whenever a search was answered in vector order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Fallback {
     /// One of the closed list.
     pub reason: FallbackReason,
@@ -191,7 +193,7 @@ pub struct Fallback {
 }
 
 /// One result.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct SearchResult {
     /// As given when indexed.
     pub id: DocumentId,
@@ -208,6 +210,7 @@ pub struct SearchResult {
     /// Text at the collection's text field.
     pub text: String,
     /// Payload.
+    #[schema(value_type = Object)]
     pub payload: Map<String, Value>,
     /// Whether the reranker read only the beginning of the text.
     pub truncated: bool,
@@ -231,7 +234,7 @@ pub struct Timings {
 }
 
 /// The answer, in the shape of the API.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SearchResponse {
     /// Best first.
     pub results: Vec<SearchResult>,
@@ -251,6 +254,7 @@ pub struct SearchResponse {
     pub fallback: Option<Fallback>,
     /// Finer times.
     #[serde(skip)]
+    #[schema(ignore)]
     pub timings: Timings,
 }
 

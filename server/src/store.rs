@@ -32,7 +32,9 @@ pub struct VectorQuery {
 }
 
 /// A document's id as the client knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(untagged)]
 pub enum DocumentId {
     /// An unsigned integer.

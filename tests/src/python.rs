@@ -16,11 +16,11 @@ const REQUIREMENTS: &str = "tests/python/requirements.txt";
 /// Making the environment downloads a few packages.
 const SET_UP_LIMIT: Duration = Duration::from_secs(300);
 
-/// Runs a program in the environment.
+/// Runs a program in the environment, in `target`, since some leave files where they run.
 pub async fn run(program: &str, arguments: &[&str]) -> anyhow::Result<Finished> {
     let python = environment().await?;
     let mut command = Command::new(python);
-    command.arg("-c").arg(program).args(arguments);
+    command.arg("-c").arg(program).args(arguments).current_dir(root().join("target"));
     finish(command, LIMIT).await
 }
 

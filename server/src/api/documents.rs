@@ -7,6 +7,7 @@ use axum::{Extension, Json};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::error::{ApiError, ErrorCode};
@@ -16,10 +17,14 @@ use super::service::{IndexRequest, NewDocument};
 use crate::search::validate;
 use crate::store::DocumentId;
 
-#[derive(Debug, Deserialize)]
+/// Body of `POST /documents`.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DocumentsBody {
+pub(super) struct DocumentsBody {
+    /// A configured collection. Default: the first.
     collection: Option<String>,
+    /// Each has `id` (a whole number or a text), `text`, and any payload.
+    #[schema(value_type = Vec<NewDocumentBody>, min_items = 1)]
     documents: Vec<Map<String, Value>>,
 }
 
@@ -27,13 +32,30 @@ impl Fields for DocumentsBody {
     const FIELDS: &'static [&'static str] = &["collection", "documents"];
 }
 
-#[derive(Debug, Serialize)]
-struct DocumentsAnswer {
+/// A document to be stored; further fields are its payload.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `document` reads from an object of any fields")]
+struct NewDocumentBody {
+    id: DocumentId,
+    text: String,
+    #[serde(flatten)]
+    payload: std::collections::BTreeMap<String, Value>,
+}
+
+/// What was stored.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DocumentsAnswer {
+    /// Where.
     collection: String,
+    /// How many documents.
     indexed: usize,
 }
 
-/// `POST /documents`.
+/// Embed documents and store them; durable when answered. Exists where `vectorStore.writable` is set.
+#[utoipa::path(post, path = "/documents", tag = "search",
+    request_body(content = DocumentsBody,
+                 example = json!({"documents": [{"id": "mine-1", "text": "A document of my own.", "page": 3}]})),
+    responses((status = 200, description = "Stored", body = DocumentsAnswer)))]
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,

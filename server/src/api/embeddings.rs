@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::error::{ApiError, ErrorCode};
@@ -15,15 +16,21 @@ use super::request::{Fields, parse_json};
 use super::rerank::{self, Usage};
 use crate::search::{EmbedInput, EmbedRequest, TextKind, validate};
 
-#[derive(Debug, Deserialize)]
+/// A request for vectors, as `OpenAI` has it.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct EmbeddingsBody {
+    /// The served embedding model or an alias. Default: that one.
     model: Option<String>,
     input: Input,
     #[serde(default)]
+    #[schema(inline)]
     encoding_format: EncodingFormat,
+    /// Components of a vector, up to the model's own. Default: all.
+    #[schema(minimum = 1)]
     dimensions: Option<i64>,
     /// Ours: with the model's query instruction, or without.
     #[serde(default)]
+    #[schema(inline)]
     input_type: InputType,
 }
 
@@ -31,7 +38,8 @@ impl Fields for EmbeddingsBody {
     const FIELDS: &'static [&'static str] = &["model", "input", "encoding_format", "dimensions", "input_type"];
 }
 
-#[derive(Debug, Deserialize)]
+/// What to embed.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string, a list of strings, a list of token ids, or a list of lists of token ids")]
 enum Input {
     Text(String),
@@ -51,7 +59,7 @@ impl Input {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum EncodingFormat {
     #[default]
@@ -59,7 +67,7 @@ enum EncodingFormat {
     Base64,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum InputType {
     Query,
@@ -67,7 +75,8 @@ enum InputType {
     Document,
 }
 
-#[derive(Debug, Serialize)]
+/// Vectors in order.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EmbeddingsAnswer {
     object: &'static str,
     data: Vec<EmbeddingEntry>,
@@ -75,14 +84,16 @@ pub(super) struct EmbeddingsAnswer {
     usage: Usage,
 }
 
-#[derive(Debug, Serialize)]
+/// One vector.
+#[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingEntry {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Debug, Serialize)]
+/// As asked for.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Vector {
     Numbers(Vec<f32>),
@@ -102,7 +113,10 @@ impl Vector {
     }
 }
 
-/// `POST /v1/embeddings`.
+/// Embed texts, as `OpenAI`'s clients ask for it.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "embeddings",
+    request_body(content = EmbeddingsBody, example = json!({"input": ["Mars looks red.", "Venus is hot."]})),
+    responses((status = 200, description = "Vectors of length one, in order", body = EmbeddingsAnswer)))]
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::dialect::Dialect;
 use crate::chain;
@@ -19,7 +20,7 @@ use crate::store::StoreError;
 const LONGEST_QUOTE: usize = 300;
 
 /// Everything that can be wrong, as the value of `error.code`. The list is part of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
     /// The body or query string cannot be read: not JSON, a wrong type, a field missing or given twice.
@@ -207,18 +208,20 @@ pub struct ApiError {
 }
 
 /// The body, once the request's id is known.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody<'a> {
     error: ErrorDetail<'a>,
 }
 
-#[derive(Debug, Serialize)]
+/// What is wrong.
+#[derive(Debug, Serialize, ToSchema)]
 struct ErrorDetail<'a> {
     code: ErrorCode,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    #[schema(required = false)]
     allowed: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<FallbackReason>,

@@ -6,18 +6,20 @@ use axum::Json;
 use axum::extract::State;
 use rerank_crds::catalog::{Quantization, SelectionReason};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::ApiState;
 use crate::pool::{ModelState, ModelStatus, WarmUp};
 
-#[derive(Debug, Serialize)]
+/// What is served.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelList {
     object: &'static str,
     data: Vec<ModelEntry>,
 }
 
 /// One model; each quantization of it has its own state.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ModelEntry {
     id: String,
     object: &'static str,
@@ -28,12 +30,15 @@ struct ModelEntry {
     quantizations: Vec<QuantizationEntry>,
 }
 
-#[derive(Debug, Serialize)]
+/// One way its weights are held.
+#[derive(Debug, Serialize, ToSchema)]
 struct QuantizationEntry {
+    #[schema(value_type = String)]
     quantization: Quantization,
     state: ModelState,
     /// Why it is the deployed reranker.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     selection_reason: Option<SelectionReason>,
     predicted_memory_bytes: u64,
     /// What came back when it was last unloaded.
@@ -47,7 +52,11 @@ struct QuantizationEntry {
     failure: Option<String>,
 }
 
+/// Models and their states.
+///
 /// On the API port: without the reasons of failures, which can name files.
+#[utoipa::path(get, path = "/v1/models", tag = "models",
+    responses((status = 200, description = "Every model that may be asked for", body = ModelList)))]
 pub(super) async fn get(State(state): State<ApiState>) -> Json<ModelList> {
     let without_failures =
         state.service.models().into_iter().map(|status| ModelStatus { failure: None, ..status }).collect();

@@ -10,6 +10,7 @@ use axum::{Extension, Json};
 use http::HeaderMap;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::dialect::Dialect;
@@ -25,17 +26,29 @@ pub(super) mod cohere;
 pub(super) mod document;
 mod tei;
 
-#[derive(Debug, Deserialize)]
-struct RerankBody {
+/// A request of Jina's, vLLM's, or Cohere's first version.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct RerankBody {
     query: String,
+    #[schema(min_items = 1)]
     documents: Vec<DocumentText>,
     #[serde(default)]
+    #[schema(ignore)]
     texts: Option<IgnoredAny>,
+    /// The served reranker or an alias. Default: the deployed one.
     model: Option<String>,
+    /// The best few. Default: all.
+    #[schema(minimum = 1)]
     top_n: Option<i64>,
+    /// Whether the texts come back. Default: true.
     return_documents: Option<bool>,
+    /// Tokens read of each document, at most.
+    #[schema(minimum = 1)]
     max_tokens_per_doc: Option<i64>,
+    /// What 'relevant' means, in words.
+    #[schema(max_length = 4096)]
     instruction: Option<String>,
+    /// What 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
 }
 
@@ -52,8 +65,9 @@ impl Fields for RerankBody {
     ];
 }
 
-#[derive(Debug, Serialize)]
-struct RerankAnswer<'a> {
+/// Documents, best first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RerankAnswer<'a> {
     id: &'a str,
     model: &'a str,
     usage: Usage,
@@ -61,7 +75,7 @@ struct RerankAnswer<'a> {
 }
 
 /// Tokens read, as `OpenAI` names them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Usage {
     prompt_tokens: usize,
     total_tokens: usize,
@@ -73,7 +87,8 @@ impl Usage {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// One document.
+#[derive(Debug, Serialize, ToSchema)]
 struct RankedAnswer<'a> {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,15 +96,21 @@ struct RankedAnswer<'a> {
     relevance_score: f32,
     /// Ours: whether only the document's beginning was read. Left out where it was read whole.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     truncated: bool,
 }
 
-#[derive(Debug, Serialize)]
+/// Its text.
+#[derive(Debug, Serialize, ToSchema)]
 struct DocumentAnswer<'a> {
     text: &'a str,
 }
 
-/// `POST /v1/rerank`.
+/// Score documents, as Jina's, vLLM's and Cohere's first clients ask for it.
+#[utoipa::path(post, path = "/v1/rerank", tag = "rerank",
+    request_body(content = RerankBody,
+                 example = json!({"query": "which planet is red", "documents": ["Venus is hot.", "Mars looks red."], "top_n": 1})),
+    responses((status = 200, description = "Documents, best first", body = RerankAnswer)))]
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,
@@ -101,7 +122,10 @@ pub(super) async fn post(
     answer(&state, arrival, &id, parse_json(&headers, &bytes)?).await
 }
 
-/// `POST /rerank`: with `texts` it is text-embeddings-inference's, with `documents` the one above.
+/// Score documents: with `documents` as on `/v1/rerank`, with `texts` as clients of text-embeddings-inference ask for it.
+#[utoipa::path(post, path = "/rerank", tag = "rerank",
+    request_body(content = EitherBody, example = json!({"query": "which planet is red", "texts": ["Venus is hot.", "Mars looks red."]})),
+    responses((status = 200, description = "Documents, best first", body = EitherAnswer)))]
 pub(super) async fn post_either(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,
@@ -115,6 +139,24 @@ pub(super) async fn post_either(
         return answer.await.map_err(|error: ApiError| error.in_dialect(Dialect::TextEmbeddingsInference));
     }
     answer(&state, arrival, &id, parse_json(&headers, &bytes)?).await
+}
+
+/// A body of `POST /rerank`, for its description.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the handler looks for `texts` itself")]
+pub(super) enum EitherBody {
+    Documents(RerankBody),
+    Texts(tei::TeiBody),
+}
+
+/// An answer of `POST /rerank`, for its description.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "the handler answers one or the other")]
+pub(super) enum EitherAnswer<'a> {
+    Documents(RerankAnswer<'a>),
+    Texts(Vec<tei::Rank<'a>>),
 }
 
 /// The body, within the service's bounds.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ApiState;
 use super::error::{ApiError, ErrorCode};
@@ -18,17 +19,21 @@ use super::rerank::{self, Usage};
 use super::search::instruction_choice;
 use crate::search::{RerankChoice, RerankRequest, validate};
 
-#[derive(Debug, Deserialize)]
+/// A request of vLLM's score API.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct ScoreBody {
+    /// The served reranker or an alias. Default: the deployed one.
     model: Option<String>,
-    /// One query for all, or one for each document.
+    /// One query for all, or one for each document. Also accepted as `queries`.
     #[serde(alias = "queries")]
     text_1: OneOrMany,
+    /// Documents. Also accepted as `documents`.
     #[serde(alias = "documents")]
     text_2: OneOrMany,
-    /// Ours.
+    /// Ours: what 'relevant' means, in words.
+    #[schema(max_length = 4096)]
     instruction: Option<String>,
-    /// Ours.
+    /// Ours: what 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
 }
 
@@ -36,7 +41,8 @@ impl Fields for ScoreBody {
     const FIELDS: &'static [&'static str] = &["model", "text_1", "text_2", "instruction", "instruction_template"];
 }
 
-#[derive(Debug, Deserialize)]
+/// A text or several.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a string or a list of strings")]
 enum OneOrMany {
     One(String),
@@ -52,7 +58,8 @@ impl OneOrMany {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// Scores in the order given.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ScoreAnswer {
     id: String,
     object: &'static str,
@@ -63,14 +70,19 @@ pub(super) struct ScoreAnswer {
     usage: Usage,
 }
 
-#[derive(Debug, Serialize)]
+/// One document's score.
+#[derive(Debug, Serialize, ToSchema)]
 struct ScoreEntry {
     index: usize,
     object: &'static str,
     score: f32,
 }
 
-/// `POST /v1/score` and `POST /score`.
+/// Score documents in the order given, as vLLM's clients ask for it.
+#[utoipa::path(post, path = "/v1/score", tag = "rerank",
+    request_body(content = ScoreBody,
+                 example = json!({"text_1": "which planet is red", "text_2": ["Venus is hot.", "Mars looks red."]})),
+    responses((status = 200, description = "Scores in the order given", body = ScoreAnswer)))]
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use rerank_crds::catalog::{InstructionTemplate, Quantization};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
 use super::ApiState;
 use super::error::{ApiError, ErrorBody, ErrorCode, reason_name};
@@ -53,20 +54,42 @@ struct SearchOptions {
     score_threshold: Option<f64>,
 }
 
-/// Body of `POST /search`.
-#[derive(Debug, Deserialize)]
+/// Body of `POST /search`; the same names make the query string of `GET /search`.
+#[derive(Debug, Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct SearchBody {
+#[into_params(parameter_in = Query)]
+pub(super) struct SearchBody {
+    /// What to search for. Also accepted as `query`.
+    #[schema(value_type = String, required = true, min_length = 1)]
+    #[param(value_type = String, required = true, min_length = 1)]
     q: Option<String>,
+    #[schema(ignore)]
+    #[param(ignore)]
     query: Option<String>,
+    /// Results; while reranking not above `candidates.maximum`.
+    #[schema(minimum = 1, maximum = 1000, default = 10)]
+    #[param(minimum = 1, maximum = 1000, default = 10)]
     k: Option<i64>,
+    /// False: vector order. Default: `reranker.enabled`.
     use_reranker: Option<bool>,
+    /// A served reranker or an alias. Default: the deployed one.
     rerank_model: Option<String>,
+    /// How its weights are held: float32, float16, bfloat16 or int8, where the service allows it.
     rerank_quantization: Option<String>,
+    /// A configured collection. Default: the first.
     collection: Option<String>,
+    /// What 'relevant' means, in words.
+    #[schema(max_length = 4096)]
     instruction: Option<String>,
+    /// What 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
+    /// Filter in Qdrant's own JSON; in the query string as text.
+    #[schema(value_type = Option<Object>)]
+    #[param(value_type = Option<String>)]
     filter: Option<Value>,
+    /// Results whose rerank score is less are left out; never applied to vector scores.
+    #[schema(minimum = 0, maximum = 1)]
+    #[param(minimum = 0, maximum = 1)]
     score_threshold: Option<f64>,
 }
 
@@ -75,18 +98,33 @@ impl Fields for SearchBody {
 }
 
 /// Body of `POST /search/batch`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct BatchBody {
+pub(super) struct BatchBody {
+    /// Queries, answered in order.
+    #[schema(min_items = 1, max_items = 64)]
     queries: Vec<String>,
+    /// Results; while reranking not above `candidates.maximum`.
+    #[schema(minimum = 1, maximum = 1000, default = 10)]
     k: Option<i64>,
+    /// False: vector order. Default: `reranker.enabled`.
     use_reranker: Option<bool>,
+    /// A served reranker or an alias. Default: the deployed one.
     rerank_model: Option<String>,
+    /// How its weights are held: float32, float16, bfloat16 or int8, where the service allows it.
     rerank_quantization: Option<String>,
+    /// A configured collection. Default: the first.
     collection: Option<String>,
+    /// What 'relevant' means, in words.
+    #[schema(max_length = 4096)]
     instruction: Option<String>,
+    /// What 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
+    /// Filter in Qdrant's own JSON.
+    #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
+    /// Results whose rerank score is less are left out; never applied to vector scores.
+    #[schema(minimum = 0, maximum = 1)]
     score_threshold: Option<f64>,
 }
 
@@ -106,19 +144,23 @@ impl Fields for BatchBody {
 }
 
 /// Answer of `POST /search/batch`.
-#[derive(Debug, Serialize)]
-struct BatchAnswer<'a> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct BatchAnswer<'a> {
+    /// An answer or an error for each query, in order.
     responses: Vec<BatchItem<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+/// What one query of a batch came to.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-enum BatchItem<'a> {
+pub(super) enum BatchItem<'a> {
     Answer(&'a SearchResponse),
     Error(ErrorBody<'a>),
 }
 
-/// `GET /search`.
+/// Search in two stages.
+#[utoipa::path(get, path = "/search", tag = "search", params(SearchBody),
+    responses((status = 200, description = "Results, best first", body = SearchResponse)))]
 pub(super) async fn get(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,
@@ -128,7 +170,10 @@ pub(super) async fn get(
     search(&state, request, arrival).await
 }
 
-/// `POST /search`.
+/// Search in two stages.
+#[utoipa::path(post, path = "/search", tag = "search",
+    request_body(content = SearchBody, example = json!({"q": "must a pool be fenced", "k": 3})),
+    responses((status = 200, description = "Results, best first", body = SearchResponse)))]
 pub(super) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,
@@ -166,7 +211,10 @@ pub(super) async fn post(
     search(&state, request, arrival).await
 }
 
-/// `POST /search/batch`.
+/// Search for several queries at once.
+#[utoipa::path(post, path = "/search/batch", tag = "search",
+    request_body(content = BatchBody, example = json!({"queries": ["must a pool be fenced", "bread that does not rise"], "k": 2})),
+    responses((status = 200, description = "One answer or error for each query", body = BatchAnswer)))]
 pub(super) async fn batch(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,

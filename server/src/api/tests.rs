@@ -31,6 +31,7 @@ mod errors;
 mod exchange;
 mod formats;
 mod hostile;
+mod openapi;
 mod shapes;
 
 /// What the fake does when it is called.

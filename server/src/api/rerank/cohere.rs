@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::document::DocumentText;
 use super::{at_most, read, reading, score};
@@ -20,16 +21,24 @@ const DOCUMENTS_OF_A_SEARCH_UNIT: usize = 100;
 /// Tokens read of a document where the request does not say.
 const DEFAULT_TOKENS_PER_DOCUMENT: i64 = 4_096;
 
-#[derive(Debug, Deserialize)]
+/// A request of Cohere's second version.
+#[derive(Debug, Deserialize, ToSchema)]
 pub(in crate::api) struct CohereBody {
+    /// The served reranker or an alias. Default: the deployed one.
     model: Option<String>,
     query: String,
+    #[schema(min_items = 1)]
     documents: Vec<DocumentText>,
+    /// The best few. Default: all.
+    #[schema(minimum = 1)]
     top_n: Option<i64>,
+    /// Tokens read of each document, at most.
+    #[schema(minimum = 1, default = 4096)]
     max_tokens_per_doc: Option<i64>,
-    /// Ours.
+    /// Ours: what 'relevant' means, in words.
+    #[schema(max_length = 4096)]
     instruction: Option<String>,
-    /// Ours.
+    /// Ours: what 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
 }
 
@@ -38,46 +47,52 @@ impl Fields for CohereBody {
         &["model", "query", "documents", "top_n", "max_tokens_per_doc", "instruction", "instruction_template"];
 }
 
-#[derive(Debug, Serialize)]
+/// Documents, best first.
+#[derive(Debug, Serialize, ToSchema)]
 pub(in crate::api) struct CohereAnswer {
     id: String,
     results: Vec<CohereResult>,
     meta: Meta,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct CohereResult {
     index: usize,
     relevance_score: f32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Meta {
     api_version: ApiVersion,
     billed_units: BilledUnits,
     tokens: Tokens,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     warnings: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ApiVersion {
     version: &'static str,
 }
 
 /// Nothing is billed here; clients read the field.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct BilledUnits {
     search_units: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Tokens {
     input_tokens: usize,
     output_tokens: usize,
 }
 
-/// `POST /v2/rerank`.
+/// Score documents, as Cohere's second version has it.
+#[utoipa::path(post, path = "/v2/rerank", tag = "rerank",
+    request_body(content = CohereBody,
+                 example = json!({"query": "which planet is red", "documents": ["Venus is hot.", "Mars looks red."], "top_n": 1})),
+    responses((status = 200, description = "Documents, best first", body = CohereAnswer)))]
 pub(in crate::api) async fn post(
     State(state): State<ApiState>,
     Extension(arrival): Extension<Arrival>,

@@ -4,10 +4,23 @@ use std::fmt;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 /// The text of one document.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
+#[schema(as = DocumentText, value_type = DocumentShape)]
 pub(in crate::api) struct DocumentText(String);
+
+/// A document as sent, for its description.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "`DocumentText` reads both")]
+enum DocumentShape {
+    /// A text.
+    Text(String),
+    /// An object with a text; its other fields are ignored.
+    Object { text: String },
+}
 
 impl DocumentText {
     pub(in crate::api) fn into_text(self) -> String {

@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::score;
 use crate::api::ApiState;
@@ -14,16 +15,21 @@ use crate::api::request::Fields;
 use crate::prompt::Reading;
 use crate::search::{RerankRequest, RerankResponse};
 
-#[derive(Debug, Deserialize)]
-pub(super) struct TeiBody {
+/// A request of text-embeddings-inference.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(in crate::api) struct TeiBody {
     query: String,
+    #[schema(min_items = 1)]
     texts: Vec<String>,
+    /// Log-odds instead of scores.
     #[serde(default)]
     raw_scores: bool,
+    /// Whether the texts come back.
     #[serde(default)]
     return_text: bool,
     /// Longer texts are cut unless this says no.
     truncate: Option<bool>,
+    /// `Right`: a text's beginning is kept.
     truncation_direction: Option<String>,
 }
 
@@ -32,8 +38,9 @@ impl Fields for TeiBody {
         &["query", "texts", "raw_scores", "return_text", "truncate", "truncation_direction"];
 }
 
-#[derive(Debug, Serialize)]
-struct Rank<'a> {
+/// One text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::api) struct Rank<'a> {
     index: usize,
     score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
