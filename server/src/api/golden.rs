@@ -10,5 +10,10 @@ pub(crate) fn assert_current(path: &str, made: &str) {
         return;
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(committed, made, "{path} is not current; write it with `UPDATE_GOLDEN=1 cargo test --workspace --lib`");
+    let mut lines = committed.lines().zip(made.lines()).zip(1..);
+    let first = lines.find(|((committed, made), _)| committed != made);
+    assert!(
+        committed == made,
+        "{path} is not current; write it with `UPDATE_GOLDEN=1 cargo test --workspace --lib`. First difference: {first:?}"
+    );
 }
