@@ -22,6 +22,7 @@ pub mod preflight;
 pub mod prompt;
 pub mod run;
 pub mod search;
+pub mod self_test;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -67,6 +67,8 @@ pub enum LoadOutcome {
     Ready,
     /// Memory did not suffice; nothing was loaded.
     InsufficientMemory,
+    /// The model does not score as its reference does.
+    SelfTestFailed,
     /// It failed.
     Failed,
 }
@@ -77,6 +79,7 @@ impl LoadOutcome {
         match self {
             Self::Ready => "ready",
             Self::InsufficientMemory => "insufficient_memory",
+            Self::SelfTestFailed => "self_test_failed",
             Self::Failed => "failed",
         }
     }

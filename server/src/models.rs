@@ -16,6 +16,7 @@ use crate::engine::{DeviceMemory, LoadSpec, ModelRole};
 use crate::pool::{MemoryFix, ModelInput, ModelKey, ModelPlan, ModelSource, SourceError};
 use crate::prompt::{EmbedPrompt, RerankPrompt, TextEncoder};
 use crate::search::ServedModels;
+use crate::self_test::{Expectations, ExpectationsError};
 
 /// Texts in a batch of the embedder.
 const EMBEDDER_BATCH_SIZE: i32 = 32;
@@ -153,6 +154,10 @@ impl ModelSource for ConfiguredModels {
             predicted_bytes,
             alternatives: self.alternatives(key, &shape, batch, predicted_bytes),
         })
+    }
+
+    fn expectations(&self, key: &ModelKey, plan: &ModelPlan) -> Result<Option<Expectations>, ExpectationsError> {
+        Expectations::find(&key.model, &plan.spec.directory)
     }
 
     fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rerank_crds::catalog::{Quantization, SelectionReason};
-use rerank_crds::server_config::Lifecycle;
+use rerank_crds::server_config::{Lifecycle, SelfTest};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::prompt::{EmbedPrompt, RerankPrompt};
 
 mod load;
 mod memory;
+mod self_test;
 mod slot;
 mod source;
 mod unload;
@@ -28,6 +29,7 @@ mod warmup;
 #[cfg(test)]
 mod tests;
 
+pub use self_test::{SelfTestOutcome, SelfTestReport};
 pub use source::{ModelPlan, ModelSource, SourceError};
 
 use slot::{Slot, Step};
@@ -81,6 +83,8 @@ pub struct ModelStatus {
     pub freed_memory_bytes: Option<u64>,
     /// What the largest batch took after the last load.
     pub warm_up: Option<WarmUp>,
+    /// What the self-test after the last load came to.
+    pub self_test: Option<SelfTestReport>,
 }
 
 /// A model that answers.
@@ -159,6 +163,16 @@ pub enum PoolError {
         /// Seconds until the next try.
         retry_after_seconds: u64,
     },
+    /// The model does not score as its reference does, and the pause before the next try is not over.
+    #[error("{model} failed its self-test: {message}")]
+    SelfTestFailed {
+        /// Model id.
+        model: String,
+        /// What is off.
+        message: String,
+        /// Seconds until the next try.
+        retry_after_seconds: u64,
+    },
     /// The pool is closed.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -189,7 +203,9 @@ impl PoolError {
     /// Seconds after which asking again makes sense, at least 1.
     pub fn retry_after_seconds(&self) -> u64 {
         match self {
-            Self::LoadFailed { retry_after_seconds, .. } => (*retry_after_seconds).max(1),
+            Self::LoadFailed { retry_after_seconds, .. } | Self::SelfTestFailed { retry_after_seconds, .. } => {
+                (*retry_after_seconds).max(1)
+            }
             Self::InsufficientMemory { .. } => 10,
             Self::Loading { .. } | Self::ShuttingDown => 2,
         }
@@ -203,13 +219,15 @@ pub struct PoolOptions {
     pub unload_timeout: Option<Duration>,
     /// Whether the largest batch is run after each load.
     pub warm: bool,
+    /// What the self-test after each load means.
+    pub self_test: SelfTest,
 }
 
 impl PoolOptions {
-    /// As `lifecycle` says; an unload timeout of 0 means never.
-    pub fn from_config(lifecycle: &Lifecycle) -> Self {
+    /// As `lifecycle` and `reranker.selfTest` say; an unload timeout of 0 means never.
+    pub fn from_config(lifecycle: &Lifecycle, self_test: SelfTest) -> Self {
         let seconds = u64::try_from(lifecycle.unload_timeout_seconds).unwrap_or(0);
-        Self { unload_timeout: (seconds > 0).then(|| Duration::from_secs(seconds)), warm: lifecycle.warm }
+        Self { unload_timeout: (seconds > 0).then(|| Duration::from_secs(seconds)), warm: lifecycle.warm, self_test }
     }
 }
 

@@ -107,7 +107,7 @@ impl Parts {
         let loader = engine_loader(&config, show_progress)?;
         let models = models(&config, loader.as_ref())?;
         let pool = ModelPool::new(
-            PoolOptions::from_config(&config.lifecycle),
+            PoolOptions::from_config(&config.lifecycle, config.reranker.self_test),
             Arc::clone(&models) as _,
             Arc::clone(&loader),
             Arc::clone(&metrics),

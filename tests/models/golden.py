@@ -1,5 +1,6 @@
 """Makes the golden files from the stored weights with transformers' own Qwen3 in float32."""
 
+import hashlib
 import json
 import unicodedata
 
@@ -148,6 +149,65 @@ def check_official_tokenizer(tokens, directory):
         assert ids == tokens.live.encode(text, add_special_tokens=False).ids, text
 
 
+SELF_TEST_QUERY = "q118"
+SELF_TEST_TEXTS = 4
+
+
+def write_self_test(name, values):
+    """What the server tests a model by after each load: texts of the question's topic, apart enough in value that no precision
+    changes their order."""
+    documents, questions = load()
+    question = next(q for q in questions if q.id == SELF_TEST_QUERY)
+    texts = [d.text for d in documents if d.topic == question.topic]
+    ranked = sorted(zip(values(question.text, texts), texts), reverse=True)
+    gap = (ranked[0][0] - ranked[-1][0]) / (2 * SELF_TEST_TEXTS)
+    apart = []
+    for value, text in ranked:
+        if not apart or apart[-1][0] - value >= gap:
+            apart.append((value, text))
+    assert len(apart) >= SELF_TEST_TEXTS, len(apart)
+    chosen = apart[: SELF_TEST_TEXTS - 1] + apart[-1:]
+    # Not best first: a model that keeps the order given must not pass.
+    chosen = chosen[1:] + chosen[:1]
+    folder = HERE / name
+    content = {
+        "weightsSha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "instruction": WEB_SEARCH,
+        "query": question.text,
+        "documents": [{"text": text, "expected": number(value)} for value, text in chosen],
+    }
+    (folder / "self-test.json").write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def log_odds(name, tokens):
+    """A function from a query and texts to a reranker's log-odds."""
+    model = reference(HERE / name)
+
+    def values(query, texts):
+        out = []
+        for text in texts:
+            logits = model(input_ids=torch.tensor([tokens.rerank_ids(WEB_SEARCH, query, text)[0]])).logits[0, -1]
+            out.append(float(logits[tokens.yes_id].double() - logits[tokens.no_id].double()))
+        return out
+
+    return torch.no_grad()(values)
+
+
+def cosines(name, tokens):
+    """A function from a query and texts to the cosines of an embedder's vectors."""
+    model = reference(HERE / name).model
+
+    def vector(text):
+        state = model(input_ids=torch.tensor([tokens.embed_ids(text)])).last_hidden_state[0, -1]
+        return F.normalize(state.double(), dim=-1)
+
+    def values(query, texts):
+        asked = vector(embedder_query(query))
+        return [float(asked @ vector(text)) for text in texts]
+
+    return torch.no_grad()(values)
+
+
 def write(name, value):
     """Writes one golden file, a case on each line."""
     (GOLDEN / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=None, separators=(",", ":"))
@@ -167,6 +227,8 @@ def main():
         print(f"{name}: scores {scores[0]:.4f} .. {scores[len(scores) // 2]:.4f} .. {scores[-1]:.4f}")
     write("tiny-embedder", embed_golden("tiny-embedder", tokens))
     write("tokenization", tokenization_golden(tokens))
+    write_self_test("tiny-reranker", log_odds("tiny-reranker", tokens))
+    write_self_test("tiny-embedder", cosines("tiny-embedder", tokens))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 //! loopback, the real server as a child process. Nothing here ships.
 
 pub mod bm25;
+pub mod breakable;
 pub mod corpus;
 pub mod http;
 pub mod measures;

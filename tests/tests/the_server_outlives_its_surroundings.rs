@@ -5,100 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rerank_tests::http::{Answer, LIMIT, ServerProcess, StartOptions};
-use rerank_tests::models::{self, TINY_EMBEDDER, TINY_RERANKER};
+use rerank_tests::breakable::{
+    Weights, assert_error, embedded, index, search, search_until_reranked, start, wait_for_log,
+};
+use rerank_tests::http::{LIMIT, ServerProcess};
+use rerank_tests::models::{TINY_EMBEDDER, TINY_RERANKER};
 use rerank_tests::qdrant_server::{QdrantServer, ServerOptions};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 use tokio::time::sleep;
-
-const FILES: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
-
-/// A weights folder that a test may break.
-struct Weights(TempDir);
-
-impl Weights {
-    /// Both models of the tiny pair.
-    fn whole() -> Self {
-        let weights = Self(tempfile::tempdir().unwrap());
-        weights.mend(TINY_EMBEDDER);
-        weights.mend(TINY_RERANKER);
-        weights
-    }
-
-    fn mend(&self, model: &str) {
-        let folder = self.model(model);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).unwrap();
-        }
-        fs::create_dir(&folder).unwrap();
-        for file in FILES {
-            fs::copy(models::model(model).join(file), folder.join(file)).unwrap();
-        }
-    }
-
-    fn model(&self, model: &str) -> std::path::PathBuf {
-        self.0.path().join(model)
-    }
-
-    fn config(&self, store: &str, more: &str) -> String {
-        format!(
-            "embedding: {{model: {TINY_EMBEDDER}, quantization: float32}}\n\
-             reranker: {{model: {TINY_RERANKER}, quantization: float32, maxLength: 512}}\n\
-             weights: {{directory: '{}'}}\n\
-             vectorStore:\n  writable: true\n  {store}\n{more}",
-            self.0.path().display()
-        )
-    }
-}
-
-fn embedded(folder: &Path) -> String {
-    format!("embedded: {{path: '{}', collections: [{{name: docs}}]}}", folder.display())
-}
-
-async fn start(config: String) -> ServerProcess {
-    ServerProcess::start(StartOptions { config, ..StartOptions::default() }).await.unwrap()
-}
-
-async fn index(server: &ServerProcess) -> Answer {
-    let documents = json!({"documents": [
-        {"id": 1, "text": "Sourdough bread rises slowly in a cold kitchen."},
-        {"id": 2, "text": "The brake pads of a bicycle squeal in the rain."},
-    ]});
-    server.post("/documents", documents.to_string()).await.unwrap()
-}
-
-async fn search(server: &ServerProcess) -> Answer {
-    server.get("/search?q=my+sourdough+bread+does+not+rise&k=2").await.unwrap()
-}
-
-/// Searches again and again until the answer is in reranked order.
-async fn search_until_reranked(server: &ServerProcess) {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let answer = search(server).await;
-        if answer.status == 200 && answer.json()["reranking_used"] == true {
-            assert_eq!(answer.json()["fallback"], Value::Null);
-            return;
-        }
-        assert!(Instant::now() < deadline, "{answer:?}; its log:\n{}", server.log());
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Waits until the log has the text so many times: lines arrive a little after what they tell.
-async fn wait_for_log(server: &ServerProcess, text: &str, times: usize) {
-    let deadline = Instant::now() + LIMIT;
-    while server.log().matches(text).count() < times {
-        assert!(Instant::now() < deadline, "{text:?} is not there {times} times: {}", server.log());
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn assert_error(answer: &Answer, status: u16, code: &str) {
-    assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
-    assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
-}
 
 /// What the control port says of one model: its state and why its load failed.
 async fn state_of(server: &ServerProcess, model: &str) -> (String, String) {
@@ -159,7 +73,7 @@ async fn a_reranker_whose_folder_is_broken_leaves_the_vector_order_until_it_is_m
         wait_for_log(&server, says, 1).await;
         let metrics = server.control("/metrics").await.unwrap().text;
         assert!(metrics.contains("rerank_fallbacks_total{reason=\"engine_failed\"} 1"), "{metrics}");
-        assert!(!answer.text.contains(weights.0.path().to_str().unwrap()), "{}", answer.text);
+        assert!(!answer.text.contains(weights.path().to_str().unwrap()), "{}", answer.text);
 
         weights.mend(TINY_RERANKER);
         search_until_reranked(&server).await;

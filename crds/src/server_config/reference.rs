@@ -154,7 +154,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("reranker.custom[].scoring.noToken", "Text of the token that means not relevant"),
     (
         "reranker.selfTest",
-        "What a failed self-test does: Enforce refuses the model, Warn logs it, Off tests nothing; there is no self-test yet",
+        "What a failed self-test does: Enforce refuses the model, Warn logs it, Off tests nothing; see docs/self-test.md",
     ),
     ("candidates.multiplier", "Stage 1 brings `k` x this many candidates, 1 to 100; 10 for precision, 3 for speed"),
     ("candidates.minimum", "The fewest candidates, 1 to 1,000"),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ApiState;
-use crate::pool::{ModelState, ModelStatus, WarmUp};
+use crate::pool::{ModelState, ModelStatus, SelfTestReport, WarmUp};
 
 /// What is served.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,6 +47,9 @@ struct QuantizationEntry {
     /// What the largest batch took after the last load.
     #[serde(skip_serializing_if = "Option::is_none")]
     warm_up: Option<WarmUp>,
+    /// What the self-test after the last load came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    self_test: Option<SelfTestReport>,
     /// Why the last load failed; on the control port only.
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
@@ -76,6 +79,7 @@ pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
             predicted_memory_bytes,
             freed_memory_bytes,
             warm_up,
+            self_test,
             selection_reason,
         } = status;
         let entry = QuantizationEntry {
@@ -85,6 +89,7 @@ pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
             predicted_memory_bytes,
             freed_memory_bytes,
             warm_up,
+            self_test,
             failure,
         };
         entries.entry((role, name)).or_default().push(entry);

@@ -170,6 +170,7 @@ impl Service for FakeService {
             predicted_memory_bytes: 1_200,
             freed_memory_bytes: None,
             warm_up: None,
+            self_test: None,
         }]
     }
 }

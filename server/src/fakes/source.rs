@@ -11,6 +11,7 @@ use super::tokenizer::text_encoder;
 use crate::engine::{LoadSpec, ModelRole};
 use crate::pool::{MemoryFix, ModelInput, ModelKey, ModelPlan, ModelSource, SourceError};
 use crate::prompt::{EmbedPrompt, PromptError, RerankPrompt};
+use crate::self_test::{Expectations, ExpectationsError};
 
 /// Length of the fake embedder's vectors.
 pub(super) const DIMENSION: usize = 8;
@@ -29,6 +30,7 @@ pub struct FakeSource {
     controls: Arc<EngineControls>,
     alternatives: Mutex<Vec<(MemoryFix, u64)>>,
     broken_tokenizers: Mutex<BTreeSet<String>>,
+    expectations: Mutex<Option<Expectations>>,
 }
 
 impl FakeSource {
@@ -39,12 +41,18 @@ impl FakeSource {
             controls,
             alternatives: Mutex::default(),
             broken_tokenizers: Mutex::default(),
+            expectations: Mutex::default(),
         })
     }
 
     /// What every model would take under each fix.
     pub fn set_alternatives(&self, alternatives: Vec<(MemoryFix, u64)>) {
         *self.alternatives.lock().unwrap_or_else(PoisonError::into_inner) = alternatives;
+    }
+
+    /// What every model must make of known texts.
+    pub fn set_expectations(&self, expectations: Expectations) {
+        *self.expectations.lock().unwrap_or_else(PoisonError::into_inner) = Some(expectations);
     }
 
     /// This model's tokenizer cannot be used from now on.
@@ -75,6 +83,10 @@ impl ModelSource for FakeSource {
             predicted_bytes: self.controls.model_bytes(&key.model),
             alternatives: self.alternatives.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })
+    }
+
+    fn expectations(&self, _: &ModelKey, _: &ModelPlan) -> Result<Option<Expectations>, ExpectationsError> {
+        Ok(self.expectations.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError> {

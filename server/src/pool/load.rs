@@ -5,11 +5,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use rerank_crds::server_config::SelfTest;
 use tokio::time::Instant;
 
 use super::memory::{self, Holdings, Verdict};
 use super::slot::{LoadFailure, LoadStep, Phase};
-use super::{LoadedModel, ModelInput, ModelKey, ModelPlan, PoolError, Shared, SourceError, WarmUp, unload, warmup};
+use super::{
+    LoadedModel, ModelInput, ModelKey, ModelPlan, PoolError, SelfTestOutcome, SelfTestReport, Shared, SourceError,
+    WarmUp, self_test, unload, warmup,
+};
 use crate::chain;
 use crate::engine::{Engine, EngineError};
 use crate::metrics::LoadOutcome;
@@ -33,6 +37,7 @@ async fn run(shared: Arc<Shared>, key: ModelKey) {
             LoadFailure::Refused(PoolError::InsufficientMemory { .. })
             | LoadFailure::Failed(PoolError::InsufficientMemory { .. }),
         ) => LoadOutcome::InsufficientMemory,
+        Err(LoadFailure::Failed(PoolError::SelfTestFailed { .. })) => LoadOutcome::SelfTestFailed,
         Err(_) => LoadOutcome::Failed,
     };
     shared.metrics.observe_load(&key.model, metric, took);
@@ -92,13 +97,9 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
     .await?;
     let engine =
         shared.loader.load(plan.spec.clone()).await.map_err(|error| engine_failure(shared, key, &plan, &error))?;
-    if !shared.options.warm {
-        return Ok((LoadedModel { key: key.clone(), engine, input }, None));
-    }
-
     shared.lock().slot(key).enter(Phase::Warming);
     let input = Arc::new(input);
-    match AssertUnwindSafe(warm(shared, key, &plan, &engine, &input)).catch_unwind().await {
+    match AssertUnwindSafe(prove(shared, key, &plan, &engine, &input)).catch_unwind().await {
         Ok(Ok(warm_up)) => {
             let input =
                 Arc::into_inner(input).ok_or_else(|| failed(key, "the warm-up kept the tokenizer".to_owned()))?;
@@ -168,6 +169,66 @@ async fn reserve_memory(shared: &Arc<Shared>, key: &ModelKey, plan: &ModelPlan) 
                     ),
                 }));
             }
+        }
+    }
+}
+
+/// Runs the largest batch and the self-test, as far as the configuration wants them.
+async fn prove(
+    shared: &Shared,
+    key: &ModelKey,
+    plan: &ModelPlan,
+    engine: &Arc<dyn Engine>,
+    input: &Arc<ModelInput>,
+) -> Result<Option<WarmUp>, LoadFailure> {
+    let warm_up = if shared.options.warm { warm(shared, key, plan, engine, input).await? } else { None };
+    if shared.options.self_test != SelfTest::Off {
+        test(shared, key, plan, engine, input).await?;
+    }
+    Ok(warm_up)
+}
+
+/// Runs the self-test. A model that fails what is known of it is refused where that is to be enforced.
+async fn test(
+    shared: &Shared,
+    key: &ModelKey,
+    plan: &ModelPlan,
+    engine: &Arc<dyn Engine>,
+    input: &Arc<ModelInput>,
+) -> Result<(), LoadFailure> {
+    let expectations = off_the_async_threads(key, {
+        let (source, key, plan) = (Arc::clone(&shared.source), key.clone(), plan.clone());
+        move || Ok(source.expectations(&key, &plan))
+    });
+    let report = match expectations.await? {
+        Ok(expectations) => self_test::run(key, engine, input, expectations)
+            .await
+            .map_err(|error| engine_failure(shared, key, plan, &error))?,
+        Err(error) => SelfTestReport::unusable(&error),
+    };
+    let SelfTestReport { outcome, message } = report.clone();
+    let message = message.unwrap_or_default();
+    shared.lock().slot(key).self_test = Some(report);
+    match outcome {
+        SelfTestOutcome::Passed | SelfTestOutcome::Plausible => {
+            tracing::info!(model = key.model, ?outcome, "Tested a model");
+            Ok(())
+        }
+        SelfTestOutcome::Failed if shared.options.self_test == SelfTest::Enforce => {
+            Err(LoadFailure::Failed(PoolError::SelfTestFailed {
+                model: key.model.clone(),
+                message,
+                retry_after_seconds: 1,
+            }))
+        }
+        SelfTestOutcome::Failed | SelfTestOutcome::Implausible | SelfTestOutcome::NotRun => {
+            tracing::warn!(
+                model = key.model,
+                ?outcome,
+                message,
+                "A model did not pass its self-test and is used all the same"
+            );
+            Ok(())
         }
     }
 }

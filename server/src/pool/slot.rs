@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{LoadedModel, ModelKey, ModelState, ModelStatus, PoolError, Waiting, WarmUp};
+use super::{LoadedModel, ModelKey, ModelState, ModelStatus, PoolError, SelfTestReport, Waiting, WarmUp};
 use crate::engine::ModelRole;
 
 /// Pause after the first failed load; it doubles with each further one.
@@ -76,6 +76,8 @@ pub(super) struct Slot {
     pub(super) freed_bytes: Option<u64>,
     /// What the largest batch took after the last load.
     pub(super) warm_up: Option<WarmUp>,
+    /// What the self-test after the last load came to.
+    pub(super) self_test: Option<SelfTestReport>,
     /// Somebody asked for the model while it was being unloaded.
     pub(super) load_wanted: bool,
     /// Wakes callers and the keeper.
@@ -93,6 +95,7 @@ impl Slot {
             predicted_bytes: 0,
             freed_bytes: None,
             warm_up: None,
+            self_test: None,
             load_wanted: false,
             changed: watch::Sender::new(()),
             attempt: 0,
@@ -238,6 +241,7 @@ impl Slot {
             predicted_memory_bytes: self.predicted_bytes,
             freed_memory_bytes: self.freed_bytes,
             warm_up: self.warm_up,
+            self_test: self.self_test.clone(),
         }
     }
 }
@@ -251,7 +255,9 @@ fn pause_after(failures: u32) -> Duration {
 /// The stored error with the pause that is left, in whole seconds, at least one.
 fn with_pause(error: &PoolError, left: Duration) -> PoolError {
     let mut error = error.clone();
-    if let PoolError::LoadFailed { retry_after_seconds, .. } = &mut error {
+    if let PoolError::LoadFailed { retry_after_seconds, .. } | PoolError::SelfTestFailed { retry_after_seconds, .. } =
+        &mut error
+    {
         *retry_after_seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
         *retry_after_seconds = (*retry_after_seconds).max(1);
     }

@@ -7,6 +7,7 @@ use super::{MemoryFix, ModelInput, ModelKey};
 use crate::engine::LoadSpec;
 use crate::engine::weights::WeightsError;
 use crate::prompt::PromptError;
+use crate::self_test::{Expectations, ExpectationsError};
 
 /// What a load needs to know before weights are touched.
 #[derive(Clone, Debug)]
@@ -45,6 +46,9 @@ pub trait ModelSource: Send + Sync + fmt::Debug {
 
     /// Checks a model's folder and predicts its memory. Loads nothing.
     fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError>;
+
+    /// What the model must make of known texts; None where nothing is known of it.
+    fn expectations(&self, key: &ModelKey, plan: &ModelPlan) -> Result<Option<Expectations>, ExpectationsError>;
 
     /// Makes what turns text into the model's token ids.
     fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError>;

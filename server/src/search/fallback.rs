@@ -61,6 +61,7 @@ impl From<PoolError> for StageFailure {
         let reason = match &error {
             PoolError::InsufficientMemory { .. } => FallbackReason::InsufficientMemory,
             PoolError::Loading { .. } => FallbackReason::Loading,
+            PoolError::SelfTestFailed { .. } => FallbackReason::SelfTestFailed,
             PoolError::LoadFailed { .. } | PoolError::ShuttingDown => FallbackReason::EngineFailed,
         };
         // What a library or a weights file says can name folders; it stands in the log and in `preflight`.
@@ -68,9 +69,10 @@ impl From<PoolError> for StageFailure {
             PoolError::LoadFailed { .. } => {
                 "the reranker could not be loaded; the server's log and `rerank-server preflight` tell why".to_owned()
             }
-            PoolError::InsufficientMemory { .. } | PoolError::Loading { .. } | PoolError::ShuttingDown => {
-                error.to_string()
-            }
+            PoolError::InsufficientMemory { .. }
+            | PoolError::Loading { .. }
+            | PoolError::SelfTestFailed { .. }
+            | PoolError::ShuttingDown => error.to_string(),
         };
         Self::new(reason, message, error.retry_after_seconds())
     }

@@ -39,6 +39,7 @@ fn config() -> ServerConfig {
         ..VectorStore::default()
     });
     config.lifecycle.warm = false;
+    config.reranker.self_test = rerank_crds::server_config::SelfTest::Off;
     config
 }
 
@@ -65,7 +66,7 @@ fn bench_of(config: ServerConfig) -> Bench {
     let source = FakeSource::new(ServedModels::from_config(&config).keys(), Arc::clone(&controls));
     let metrics = Arc::new(Metrics::default());
     let pool = ModelPool::new(
-        PoolOptions::from_config(&config.lifecycle),
+        PoolOptions::from_config(&config.lifecycle, config.reranker.self_test),
         source as Arc<dyn ModelSource>,
         Arc::new(loader),
         Arc::clone(&metrics),
