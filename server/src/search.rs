@@ -329,7 +329,7 @@ pub enum SearchError {
     #[error("this service has no vector store, it only reranks documents that come with the request")]
     NotConfigured,
     /// The store failed.
-    #[error("failed to search the vector store")]
+    #[error("failed to use the vector store")]
     Store(#[source] StoreError),
     /// The embedder cannot run: 503 `embedder_unavailable`.
     #[error("the embedding model cannot run: {message}")]

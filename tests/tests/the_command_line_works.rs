@@ -82,6 +82,12 @@ async fn the_demo_then_serves_the_commands_that_it_prints() {
         let status = response.status().as_u16();
         assert_eq!(status, 200, "{words:?}: {}", response.text().await.unwrap());
     }
+    // A second demo leaves the collections of the first alone.
+    let second = run_server(&["demo", "--once", "--data", folder.path().to_str().unwrap()]).await.unwrap();
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.stderr.contains("another demo uses this folder"), "{second:?}");
+    assert_eq!(curl(&commands[0]).await.status().as_u16(), 200);
+
     let id = Pid::from_raw(i32::try_from(demo.id().unwrap()).unwrap()).unwrap();
     kill_process(id, Signal::INT).unwrap();
     assert_eq!(timeout(LIMIT, demo.wait()).await.unwrap().unwrap().code(), Some(0));

@@ -87,6 +87,7 @@ async fn without_its_embedder_a_search_is_refused_and_reranking_alone_is_served(
     fs::remove_file(weights.model(TINY_EMBEDDER).join("model.safetensors")).unwrap();
     let server = start(weights.config(&embedded(store.path()), "")).await;
     server.wait_ready().await.unwrap();
+    wait_for_log(&server, "cannot be loaded as things stand", 1).await;
     assert_error(&search(&server).await, 503, "embedder_unavailable");
     assert_error(&index(&server).await, 503, "embedder_unavailable");
     let reranked = server.post("/v1/rerank", r#"{"query": "q", "documents": ["d"]}"#).await.unwrap();

@@ -109,7 +109,7 @@ fn collect(path: String, value: &Value, settings: &mut Vec<Setting>) {
 const MEANINGS: &[(&str, &str)] = &[
     ("listen.apiAddress", "Address and port of the API; port 0 is any free one"),
     ("listen.controlAddress", "Address and port of probes, metrics and model states; not that of the API"),
-    ("engine", "Which engine computes: Auto, Mistralrs, Packed"),
+    ("engine", "Which engine computes: Auto, Mistralrs, Packed (not in this build yet)"),
     (
         "embedding.model",
         "Model that indexed the collections, as `name` or `organisation/name`; required with `vectorStore`",

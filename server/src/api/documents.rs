@@ -1,5 +1,7 @@
 //! `POST /documents`: embeds documents and stores them. The route exists only where `vectorStore.writable` says so.
 
+use std::collections::HashSet;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -66,12 +68,25 @@ pub(super) async fn post(
     let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
     validate::documents("documents", documents.len(), state.settings.documents)?;
     let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));
-    let request = IndexRequest { collection, documents: documents.collect::<Result<_, _>>()? };
+    let documents: Vec<NewDocument> = documents.collect::<Result<_, _>>()?;
+    check_ids(&documents)?;
+    let request = IndexRequest { collection, documents };
     let active = ActiveRequest::begin(arrival);
     let response = state.service.index(request, &active.context).await;
     active.answered();
     let response = response?;
     Ok(Json(DocumentsAnswer { collection: response.collection, indexed: response.indexed }).into_response())
+}
+
+/// Of two documents with one id only the second would stay.
+fn check_ids(documents: &[NewDocument]) -> Result<(), ApiError> {
+    let mut seen = HashSet::new();
+    match documents.iter().position(|document| !seen.insert(&document.id)) {
+        None => Ok(()),
+        Some(index) => Err(ApiError::new(ErrorCode::OutOfRange, "the id is given twice in one request")
+            .field(format!("documents[{index}].id"))
+            .allowed(["an id of its own for each document"])),
+    }
 }
 
 /// One document: `id`, `text`, and whatever else is payload.

@@ -393,8 +393,8 @@ impl From<StoreError> for ApiError {
             ),
             // Names only what the configuration names: a collection of a client's own invention is refused before.
             StoreError::CollectionMissing { collection } => unavailable(&format!(
-                "collection {collection:?} does not exist in the vector store; make it with `rerank-server index` or correct \
-                 its name in the configuration",
+                "collection {collection:?} does not exist in the vector store; make it with `POST /documents` \
+                 (vectorStore.writable) or, before serving an embedded store, with `rerank-server index`; or correct its name",
             )),
             StoreError::Mismatch { .. } => unavailable(&format!(
                 "{error}; configure the model that indexed the collection, or index it again into another one"
@@ -456,10 +456,7 @@ mod tests {
         let error = ApiError::from(SearchError::Store(StoreError::Failed { message: "canary".to_owned() }));
         assert_eq!(error.code, ErrorCode::StoreFailed);
         assert!(!serde_json::to_string(&error.body("id")).unwrap().contains("canary"));
-        assert_eq!(
-            error.internal.as_deref(),
-            Some("failed to search the vector store: the vector store failed: canary")
-        );
+        assert_eq!(error.internal.as_deref(), Some("failed to use the vector store: the vector store failed: canary"));
     }
 
     #[test]

@@ -78,6 +78,13 @@ pub fn parse_json<Wire: DeserializeOwned + Fields>(headers: &HeaderMap, bytes: &
         return Err(ApiError::new(ErrorCode::Malformed, "the body is empty, a JSON object is needed")
             .allowed(Wire::FIELDS.iter().copied()));
     }
+    // A struct could also be read from an array, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+    {
+        return Err(
+            ApiError::new(ErrorCode::Malformed, "the body is no JSON object").allowed(Wire::FIELDS.iter().copied())
+        );
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| json_error::<Wire>(&error))?;
     deserializer.end().map_err(|error| not_json(&error))?;
@@ -111,6 +118,10 @@ fn json_error<Wire: Fields>(error: &serde_path_to_error::Error<serde_json::Error
             .field(name)
             .allowed(Wire::FIELDS.iter().copied());
     }
+    let message = ["i64", "u32", "u64"]
+        .iter()
+        .fold(message, |message, name| message.replace(&format!("expected {name}"), "expected a whole number"));
+    let message = message.replace("expected f64", "expected a number");
     let error = ApiError::new(ErrorCode::Malformed, message);
     // The path of the whole body is a dot, which names nothing.
     if path == "." { error } else { error.field(path) }

@@ -107,6 +107,10 @@ fn check_model(models: &ConfiguredModels, key: &ModelKey, report: &mut Report) -
 
 /// The embedder and the largest reranker must fit together, as a search needs both.
 fn check_memory(loader: &dyn EngineLoader, described: &[Described], report: &mut Report) {
+    // Where no model could be read, what they need is not known; that was told.
+    if described.is_empty() {
+        return;
+    }
     let largest = |role| {
         described.iter().filter(|model| model.key.role == role).map(|model| model.predicted_bytes).max().unwrap_or(0)
     };

@@ -19,7 +19,8 @@ use crate::demo::{self, DemoQuery};
 use crate::metrics::Metrics;
 use crate::search::SearchRequest;
 use crate::shutdown::Signals;
-use crate::wiring::Parts;
+use crate::store::StoreError;
+use crate::wiring::{self, Parts};
 
 /// Rows of each table.
 const ROWS: usize = 8;
@@ -31,14 +32,10 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let queries = demo::queries(&corpus).map_err(anyhow::Error::from)?;
     let mut signals = Signals::register().context("failed to listen for signals")?;
     let collections = data.join(demo::COLLECTIONS_FOLDER);
-    if collections.exists() {
-        std::fs::remove_dir_all(&collections).with_context(|| format!("failed to empty {}", collections.display()))?;
-    }
-    std::fs::create_dir_all(&collections).with_context(|| format!("failed to make {}", collections.display()))?;
-
     let address = free_address(port).await?;
     let config: Arc<ServerConfig> = Arc::new(demo::config(&models, &data, address));
     config.validate().context("the demo's configuration is not valid").map_err(Failure::configuration)?;
+    empty(&config, &collections).await?;
     let metrics = Arc::new(Metrics::new());
     let parts = Parts::open(Arc::clone(&config), Arc::clone(&metrics), false).await.context("failed to start")?;
     let documents = corpus.join("corpus.jsonl");
@@ -59,6 +56,24 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     print!("{}", demo::suggestions(server.api_address, server.control_address, query));
     server.run(parts, &mut signals, Duration::ZERO).await;
     Ok(ExitCode::Success)
+}
+
+/// Empties the folder of collections, unless another process has them open.
+async fn empty(config: &ServerConfig, collections: &Path) -> anyhow::Result<()> {
+    if collections.exists() {
+        match wiring::store(config).await {
+            Ok(Some(store)) => store.close().await.context("failed to close the last demo's collections")?,
+            Err(error @ StoreError::Unavailable { .. }) => {
+                return Err(
+                    anyhow::Error::from(error).context("another demo uses this folder; name another one with --data")
+                );
+            }
+            // Whatever else is wrong with the last demo's files goes with them.
+            Ok(None) | Err(_) => {}
+        }
+        std::fs::remove_dir_all(collections).with_context(|| format!("failed to empty {}", collections.display()))?;
+    }
+    std::fs::create_dir_all(collections).with_context(|| format!("failed to make {}", collections.display()))
 }
 
 /// `began`: when the command was started.

@@ -20,7 +20,7 @@ use crate::api::{self, ApiSettings, ApiState};
 use crate::args::{ExitCode, ServeArguments};
 use crate::http::{self, Drained, ListenerOptions};
 use crate::metrics::Metrics;
-use crate::pool::PoolError;
+use crate::pool::{ModelSource, PoolError};
 use crate::shutdown::{Readiness, Signals};
 use crate::wiring::Parts;
 
@@ -41,6 +41,22 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> 
     };
     server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await;
     Ok(ExitCode::Success)
+}
+
+/// Tells at the start what a load on demand would only tell the first request. Preload tells it by itself.
+async fn warn_of_missing_weights(parts: &Parts) {
+    let (models, keys) = (Arc::clone(&parts.models), parts.deployed_models());
+    let reading = tokio::task::spawn_blocking(move || {
+        for key in keys {
+            if let Err(error) = models.describe(&key) {
+                let error = crate::chain::describe(&error);
+                tracing::warn!(model = key.model, error, "A model cannot be loaded as things stand");
+            }
+        }
+    });
+    if let Err(error) = reading.await {
+        tracing::warn!(error = crate::chain::describe(&error), "The models' folders could not be looked at");
+    }
 }
 
 /// Both listeners, open; the control port is already being served.
@@ -118,6 +134,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),
         };
+        warn_of_missing_weights(&parts).await;
         if let Some(reranker) = parts.searcher.served().deployed_reranker() {
             let selection = parts.searcher.served().selection();
             tracing::info!(

@@ -34,6 +34,12 @@ impl Searcher {
         match within(deadline, work).await {
             Some(Ok(mut candidates)) => {
                 candidates.truncate(limit);
+                if !candidates.is_empty() && candidates.iter().all(|candidate| candidate.text.is_empty()) {
+                    tracing::warn!(
+                        collection,
+                        "No candidate has a text, there is nothing to rerank by; check the collection's textField"
+                    );
+                }
                 Ok(candidates)
             }
             Some(Err(error)) => {

@@ -127,6 +127,16 @@ fn bodies() -> Vec<Case> {
         ("/documents", owned(r#"{"documents": [{"id": 1}]}"#), 400, "malformed", "documents[0].text"),
         ("/documents", owned(r#"{"documents": [{"id": 1, "text": 2}]}"#), 400, "malformed", "documents[0].text"),
         ("/documents", owned(r#"{"docs": []}"#), 400, "unknown_field", "docs"),
+        (
+            "/documents",
+            owned(r#"{"documents": [{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]}"#),
+            422,
+            "out_of_range",
+            "documents[1].id",
+        ),
+        ("/search", owned(r#"[null, "x", 1, null, null, null, null, null, null, null, null]"#), 400, "malformed", ""),
+        ("/search", owned("[]"), 400, "malformed", ""),
+        ("/search", owned(r#""x""#), 400, "malformed", ""),
     ]
 }
 
