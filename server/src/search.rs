@@ -3,7 +3,7 @@
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
 //! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
 //! stages), `rerank_only` and `embed_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
-//! `lane` (whose turn it is), `turns` (scoring batch by batch).
+//! `lane` (whose turn it is), `breaker` (whether a failing engine is asked), `turns` (scoring batch by batch).
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::prompt::Reading;
 use crate::store::{DocumentId, StoreError};
 
 mod admission;
+mod breaker;
 pub mod candidates;
 mod deadlines;
 mod embed_only;
@@ -231,6 +232,8 @@ pub struct Timings {
     pub score: Duration,
     /// Arrival to answer.
     pub total: Duration,
+    /// Batches that the reranker's engine has finished.
+    pub batches: usize,
 }
 
 /// The answer, in the shape of the API.

@@ -1,6 +1,8 @@
 //! When a search is answered in vector order, and in which words. Pure.
 
-use super::{Fallback, FallbackReason, SearchError};
+use std::time::Duration;
+
+use super::{Fallback, FallbackReason, SearchError, breaker};
 use crate::engine::EngineError;
 use crate::pool::PoolError;
 
@@ -44,6 +46,15 @@ impl StageFailure {
         let message = "reranking is switched off (reranker.enabled: false)".to_owned();
         // It comes back with another configuration, not by itself.
         Self::new(FallbackReason::Disabled, message, 300)
+    }
+
+    /// The engine failed too often of late and is not asked for so long.
+    pub(super) fn breaker_open(left: Duration) -> Self {
+        let message = format!(
+            "the reranker failed {} times in a row and is not asked for a while; the server's log tells why",
+            breaker::FAILURES
+        );
+        Self::new(FallbackReason::BreakerOpen, message, left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
     /// `timeouts.rerankSeconds` ran out.

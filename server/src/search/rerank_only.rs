@@ -40,13 +40,12 @@ impl Searcher {
 
         let mut timings = Timings::default();
         let deadline = deadlines.rerank(Instant::now());
-        let stage = self.rerank_stage(&key, None, self.waiting(), pairs, &context.cancel, &mut timings);
         let work = async {
-            match within(deadline, stage).await {
+            let stage = self.rerank_stage(&key, None, self.waiting(), pairs, &context.cancel, &mut timings);
+            let outcome = within(deadline, stage).await;
+            match outcome {
                 Some(outcome) => outcome.map_err(unavailable),
-                None if deadline < deadlines.request => {
-                    Err(unavailable(StageFailure::deadline(self.config.timeouts.rerank_seconds)))
-                }
+                None if deadline < deadlines.request => Err(unavailable(self.past_the_deadline(&key, &timings))),
                 None => Err(SearchError::DeadlineExceeded),
             }
         };

@@ -45,6 +45,7 @@ impl Searcher {
         cancel: &CancellationToken,
         timings: &mut Timings,
     ) -> Result<Reranked, StageFailure> {
+        self.breakers.admit(key, Instant::now()).map_err(StageFailure::breaker_open)?;
         let lease = match lease {
             Some(lease) => lease,
             None => self.pool.lease(key, waiting).await?,
@@ -63,10 +64,14 @@ impl Searcher {
 
         let logits = self.score_by_turns(&lease, request, cancel, timings).await;
         let scored = logits.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
+            if !matches!(error, EngineError::Cancelled | EngineError::OutOfMemory { .. }) {
+                self.breakers.failed(key, Instant::now());
+            }
             if !matches!(error, EngineError::Cancelled) {
                 tracing::error!(model = key.model, error = chain::describe(error), "Failed to score");
             }
         })?;
+        self.breakers.succeeded(key);
         self.metrics.count_truncated(truncated.iter().filter(|cut| **cut).count());
         Ok(Reranked { key: key.clone(), scored, truncated, tokens })
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::admission::{Admission, Admitted};
+use super::breaker::Breakers;
 use super::deadlines::{Deadlines, within};
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
@@ -54,6 +55,7 @@ pub struct Searcher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) served: ServedModels,
     pub(super) admission: Arc<Admission>,
+    pub(super) breakers: Breakers,
     /// Collections whose fit was checked since the last error of the store.
     pub(super) checked: HashMap<String, AtomicBool>,
 }
@@ -116,7 +118,7 @@ impl Searcher {
         let served = ServedModels::from_config(&config);
         let checked = served.collections().iter().map(|name| (name.clone(), AtomicBool::new(false))).collect();
         let admission = Admission::new(config.api.limits.queue_pairs, Arc::clone(&metrics));
-        Self { config, store, pool, metrics, served, admission, checked }
+        Self { config, store, pool, metrics, served, admission, breakers: Breakers::default(), checked }
     }
 
     /// What requests may name.
@@ -306,7 +308,7 @@ impl Searcher {
                 let stage = self.rerank_stage(key, lease, self.waiting(), pairs, &context.cancel, &mut timings);
                 let outcome = within(plan.deadlines.rerank_before_fallback(begun), stage)
                     .await
-                    .unwrap_or_else(|| Err(StageFailure::deadline(self.config.timeouts.rerank_seconds)));
+                    .unwrap_or_else(|| Err(self.past_the_deadline(key, &timings)));
                 reranking_time = Some(begun.elapsed());
                 match outcome {
                     Ok(reranked) => Order::Reranked(reranked),
@@ -326,6 +328,15 @@ impl Searcher {
             WhileLoading::Wait => Waiting::Wait,
             WhileLoading::Fallback => Waiting::StartOnly,
         }
+    }
+
+    /// Stage 2 took too long. Where its engine has done nothing at all meanwhile, that is a failure of the engine; else
+    /// others were before, or there was much to do.
+    pub(super) fn past_the_deadline(&self, key: &ModelKey, timings: &Timings) -> StageFailure {
+        if timings.batches == 0 && !timings.score.is_zero() {
+            self.breakers.failed(key, Instant::now());
+        }
+        StageFailure::deadline(self.config.timeouts.rerank_seconds)
     }
 
     fn fall_back(&self, key: Option<&ModelKey>, failure: StageFailure) -> Result<Order, SearchError> {

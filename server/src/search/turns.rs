@@ -51,6 +51,7 @@ impl Searcher {
                 let message = format!("{} pairs were given, {} came back", batch.len(), logits.len());
                 return Err(EngineError::Failed { message });
             }
+            timings.batches += 1;
             self.metrics.count_scored(batch.len(), tokens);
             for (at, logits) in batch.iter().zip(logits) {
                 if let Some(answer) = answers.get_mut(*at) {

@@ -79,7 +79,7 @@ const STAGES: [&str; 6] = ["embed", "store", "tokenize", "queue", "score", "rest
 
 impl Split {
     fn new(times: Timings, total: Duration) -> Self {
-        let Timings { embed, store, tokenize, queue, score, total: _ } = times;
+        let Timings { embed, store, tokenize, queue, score, total: _, batches: _ } = times;
         let rest = total.saturating_sub(embed + store + tokenize + queue + score);
         Self { stages: [embed, store, tokenize, queue, score, rest], total }
     }

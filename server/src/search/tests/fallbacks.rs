@@ -155,3 +155,57 @@ async fn disabled() {
     assert_vector_order(&response, FallbackReason::Disabled, "reranker.enabled: false");
     assert_eq!(response.reranking_time_ms, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn breaker_open_after_five_failures_in_a_row_until_one_request_is_answered_again() {
+    let bench = bench();
+    bench.assert_serves().await;
+    for _ in 0..5 {
+        bench.controls.fail_score(EngineFault::Failed);
+        let response = bench.search(ask("q", 3)).await.unwrap();
+        assert_vector_order(&response, FallbackReason::EngineFailed, "log");
+    }
+    let asked = bench.controls.seen().scores;
+    let begun = Instant::now();
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::BreakerOpen, "5 times in a row");
+    assert!(begun.elapsed() < Duration::from_millis(20), "{:?}", begun.elapsed());
+    let refused = bench.rerank(RerankRequest {
+        query: "q".to_owned(),
+        documents: vec!["a".to_owned()],
+        ..RerankRequest::default()
+    });
+    assert!(matches!(
+        refused.await,
+        Err(SearchError::RerankerUnavailable { reason: FallbackReason::BreakerOpen, retry_after_seconds: 5, .. })
+    ));
+    assert_eq!(bench.controls.seen().scores, asked, "the engine is spared");
+
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bench.assert_serves().await;
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn breaker_open_for_an_engine_that_hangs_but_not_for_one_that_others_keep_busy() {
+    let bench = bench_with(|config| config.timeouts.rerank_seconds = 2);
+    bench.assert_serves().await;
+    bench.controls.set_score_time(Duration::from_secs(3_600));
+    for _ in 0..5 {
+        let response = bench.search(ask("q", 3)).await.unwrap();
+        assert_vector_order(&response, FallbackReason::Deadline, "rerankSeconds");
+    }
+    let response = bench.search(ask("q", 3)).await.unwrap();
+    assert_vector_order(&response, FallbackReason::BreakerOpen, "in a row");
+
+    let busy = bench_with(|config| config.timeouts.rerank_seconds = 2);
+    busy.assert_serves().await;
+    busy.controls.set_batch_pairs(1);
+    busy.controls.set_score_time(Duration::from_secs(1));
+    let answers = futures::future::join_all((0..12).map(|_| busy.search(ask("q", 3)))).await;
+    for answer in answers {
+        assert_eq!(fallback_reason(&answer.unwrap()), Some(FallbackReason::Deadline), "there was progress, or no turn");
+    }
+    busy.controls.set_score_time(Duration::ZERO);
+    busy.assert_serves().await;
+}

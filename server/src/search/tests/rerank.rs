@@ -94,6 +94,7 @@ async fn there_is_no_vector_order_to_fall_back_to_so_each_reason_is_an_error() {
         bench.controls.fail_score(fault);
         assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::EngineFailed);
     }
+    bench.rerank(ask_rerank(&["a"])).await.unwrap();
     bench.controls.fail_score(EngineFault::OutOfMemory);
     assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::InsufficientMemory);
     bench.controls.fail_score(EngineFault::Hang);
