@@ -22,6 +22,7 @@ pub mod error;
 pub mod exchange;
 #[cfg(test)]
 pub(crate) mod golden;
+mod model_control;
 mod models;
 mod openapi;
 pub mod request;
@@ -36,7 +37,7 @@ pub use error::{ApiError, ErrorCode};
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
-const ROUTES: [(&str, &[&str]); 11] = [
+const ROUTES: [(&str, &[&str]); 13] = [
     ("/search", &["GET", "POST"]),
     ("/search/batch", &["POST"]),
     ("/documents", &["POST"]),
@@ -47,6 +48,8 @@ const ROUTES: [(&str, &[&str]); 11] = [
     ("/score", &["POST"]),
     ("/v1/embeddings", &["POST"]),
     ("/v1/models", &["GET"]),
+    ("/v1/models/load", &["POST"]),
+    ("/v1/models/unload", &["POST"]),
     ("/openapi.json", &["GET"]),
 ];
 
@@ -61,6 +64,10 @@ pub struct ApiSettings {
     pub documents: usize,
     /// Whether `POST /documents` exists.
     pub writable: bool,
+    /// Whether models can be loaded and unloaded by request.
+    pub model_control: bool,
+    /// By everyone, and not only by callers with a key.
+    pub model_control_is_open: bool,
 }
 
 /// What handlers see. Cheap to clone.
@@ -91,6 +98,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/embeddings", post(embeddings::post))
         .route("/v1/models", get(models::get))
         .route("/openapi.json", get(openapi::get));
+    if state.settings.model_control {
+        router = router
+            .route("/v1/models/load", post(model_control::load))
+            .route("/v1/models/unload", post(model_control::unload));
+    }
     if state.settings.writable {
         router = router.route("/documents", post(documents::post));
     }
@@ -109,7 +121,16 @@ pub(crate) fn route_of(path: &str) -> &'static str {
 async fn unknown_route(axum::extract::State(state): axum::extract::State<ApiState>) -> ApiError {
     let existing = ROUTES.iter().map(|(route, _)| *route);
     ApiError::new(ErrorCode::NotFound, "there is no such route")
-        .allowed(existing.filter(|route| *route != "/documents" || state.settings.writable))
+        .allowed(existing.filter(|route| exists(&state.settings, route)))
+}
+
+/// Whether a route of the list exists in this configuration.
+fn exists(settings: &ApiSettings, route: &str) -> bool {
+    match route {
+        "/documents" => settings.writable,
+        "/v1/models/load" | "/v1/models/unload" => settings.model_control,
+        _ => true,
+    }
 }
 
 async fn unknown_method(uri: http::Uri) -> ApiError {

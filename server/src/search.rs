@@ -2,7 +2,7 @@
 //!
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
 //! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
-//! stages), `rerank_only` and `embed_only` (no store), `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
+//! stages), `rerank_only` and `embed_only` (no store), `model_control`, `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
 //! `lane` (whose turn it is), `breaker` (whether a failing engine is asked), `turns` (scoring batch by batch).
 
 use std::time::Duration;
@@ -24,6 +24,7 @@ mod embed_only;
 mod embed_stage;
 mod fallback;
 mod lane;
+mod model_control;
 mod ranking;
 mod rerank_only;
 mod rerank_stage;
@@ -36,6 +37,7 @@ pub(crate) mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use model_control::ModelLoad;
 pub use searcher::{Searcher, SearcherOptions, SharedSearcher};
 pub use served::ServedModels;
 
@@ -364,6 +366,12 @@ pub enum SearchError {
     /// The client left.
     #[error("the client left")]
     Cancelled,
+    /// The model cannot be unloaded while requests use it or wait for it: 409.
+    #[error("{model} is in use; try again when its requests are answered")]
+    ModelInUse {
+        /// Model id.
+        model: String,
+    },
     /// A fault of ours: 500; the log has the chain.
     #[error("{message}")]
     Internal {

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::models::{ConfiguredModels, device_kind};
 use crate::pool::{ModelKey, ModelPool, ModelStatus, PoolOptions};
 use crate::search::{
-    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
-    SearchRequest, SearchResponse, Searcher, SearcherOptions,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
+    RerankResponse, SearchError, SearchRequest, SearchResponse, Searcher, SearcherOptions,
 };
 use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
 
@@ -232,6 +232,14 @@ impl Service for Parts {
         };
         let indexed = tokio::time::timeout_at(deadline, work).await.map_err(|_| SearchError::DeadlineExceeded)??;
         Ok(IndexResponse { collection: collection.name.clone(), indexed })
+    }
+
+    async fn load_model(&self, choice: &RerankChoice, context: &RequestContext) -> Result<ModelLoad, SearchError> {
+        self.searcher.load_model(choice, context).await
+    }
+
+    async fn unload_model(&self, choice: &RerankChoice) -> Result<(ModelKey, Option<u64>), SearchError> {
+        self.searcher.unload_model(choice).await
     }
 
     fn models(&self) -> Vec<ModelStatus> {

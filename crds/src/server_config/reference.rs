@@ -200,7 +200,10 @@ const MEANINGS: &[(&str, &str)] = &[
         "access.apiKeysFile",
         "File with a line `client: key` for each client, or folder with a file for each; none: no key is asked for",
     ),
-    ("access.modelControl", "Who may load and unload models: Authenticated, Open, Off; there is no such route yet"),
+    (
+        "access.modelControl",
+        "Who may load and unload models (`POST /v1/models/load`, `/v1/models/unload`): Authenticated (callers with a key), Open, Off",
+    ),
     ("api.modelAliases", "Names that clients send, each for a served model: `alias: model`"),
     ("api.limits.documents", "Documents of one rerank request, 1 to 100,000"),
     ("api.limits.bodyBytes", "Bytes of one request body, 1 KiB to 1 GiB"),

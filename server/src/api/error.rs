@@ -31,6 +31,8 @@ pub enum ErrorCode {
     InvalidFilter,
     /// The API key is missing or unknown.
     Unauthorized,
+    /// The caller may not do this.
+    Forbidden,
     /// The model or quantization is not served.
     UnknownModel,
     /// The collection is not served.
@@ -43,6 +45,8 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The body did not arrive in time.
     RequestTimeout,
+    /// The model cannot be unloaded while it is used.
+    ModelInUse,
     /// The body or a list is too large.
     TooLarge,
     /// The content type is not JSON.
@@ -73,17 +77,19 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of the documentation.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Malformed,
         Self::UnknownField,
         Self::InvalidFilter,
         Self::Unauthorized,
+        Self::Forbidden,
         Self::UnknownModel,
         Self::UnknownCollection,
         Self::SearchNotConfigured,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
+        Self::ModelInUse,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::OutOfRange,
@@ -112,6 +118,7 @@ impl ErrorCode {
             }
             Self::InvalidFilter => ("invalid_filter", 400, "the filter is not one of Qdrant's"),
             Self::Unauthorized => ("unauthorized", 401, "the API key is missing or unknown"),
+            Self::Forbidden => ("forbidden", 403, "the caller may not do this; `allowed` tells what would let them"),
             Self::UnknownModel => {
                 ("unknown_model", 404, "the model or quantization is not served; `allowed` lists what is")
             }
@@ -126,6 +133,7 @@ impl ErrorCode {
                 ("method_not_allowed", 405, "the route does not know the method; `allowed` lists those it does")
             }
             Self::RequestTimeout => ("request_timeout", 408, "the body did not arrive within 30 seconds"),
+            Self::ModelInUse => ("model_in_use", 409, "the model cannot be unloaded while requests use it"),
             Self::TooLarge => ("too_large", 413, "the body or a list is too large; `allowed` tells the limit"),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "the content type is not `application/json`"),
             Self::OutOfRange => ("out_of_range", 422, "a value is out of its range; `allowed` tells the range"),
@@ -372,6 +380,7 @@ impl From<SearchError> for ApiError {
             }
             SearchError::DeadlineExceeded => Self::new(ErrorCode::DeadlineExceeded, message),
             SearchError::Cancelled => Self::new(ErrorCode::ClientClosedRequest, message),
+            SearchError::ModelInUse { .. } => Self::new(ErrorCode::ModelInUse, message),
             SearchError::Internal { .. } => Self {
                 internal: Some(internal),
                 ..Self::new(ErrorCode::Internal, "the server failed to answer; its log has the details")

@@ -12,7 +12,7 @@ use utoipa::{OpenApi, ToSchema};
 use super::ApiState;
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorBody, ErrorCode};
-use super::{documents, embeddings, models, rerank, score, search};
+use super::{ApiSettings, documents, embeddings, exists, model_control, models, rerank, score, search};
 
 /// Name of the security scheme.
 const BEARER: &str = "bearer";
@@ -34,7 +34,9 @@ const BEARER: &str = "bearer";
         rerank::cohere::post,
         score::post,
         embeddings::post,
-        models::get
+        models::get,
+        model_control::load,
+        model_control::unload
     ),
     components(schemas(ErrorBody, CohereError, OpenAiError, TextEmbeddingsInferenceError))
 )]
@@ -75,19 +77,17 @@ struct TextEmbeddingsInferenceError {
 
 /// `GET /openapi.json`.
 pub(super) async fn get(State(state): State<ApiState>) -> Json<utoipa::openapi::OpenApi> {
-    Json(document(state.settings.writable, state.keys.is_some()))
+    Json(document(&state.settings, state.keys.is_some()))
 }
 
-/// The whole description. `writable`: with `POST /documents`; `with_keys`: a key is asked for.
-pub(super) fn document(writable: bool, with_keys: bool) -> utoipa::openapi::OpenApi {
+/// The whole description. `with_keys`: a key is asked for.
+pub(super) fn document(settings: &ApiSettings, with_keys: bool) -> utoipa::openapi::OpenApi {
     let mut document = Handlers::openapi();
     let paths = &mut document.paths.paths;
     if let Some(score) = paths.get("/v1/score").cloned() {
         paths.insert("/score".to_owned(), score);
     }
-    if !writable {
-        paths.remove("/documents");
-    }
+    paths.retain(|route, _| exists(settings, route));
     for (route, item) in paths.iter_mut() {
         for (method, operation) in [(HttpMethod::Get, &mut item.get), (HttpMethod::Post, &mut item.post)] {
             let Some(operation) = operation else { continue };
@@ -160,11 +160,13 @@ fn is_possible(code: ErrorCode, route: &str, method: &HttpMethod, with_keys: boo
     let searches = route.starts_with("/search");
     let stores = searches || route == "/documents";
     let lists_models = route == "/v1/models";
+    let controls_models = route.starts_with("/v1/models/");
     let has_body = *method == HttpMethod::Post;
     match code {
         // Those who see them have not called the operation, or are gone.
         ErrorCode::NotFound | ErrorCode::MethodNotAllowed | ErrorCode::ClientClosedRequest => false,
         ErrorCode::Unauthorized => with_keys,
+        ErrorCode::Forbidden | ErrorCode::ModelInUse => controls_models,
         ErrorCode::Internal | ErrorCode::HeadersTooLarge => true,
         _ if lists_models => false,
         ErrorCode::RequestTimeout | ErrorCode::UnsupportedMediaType => has_body,
@@ -174,7 +176,7 @@ fn is_possible(code: ErrorCode, route: &str, method: &HttpMethod, with_keys: boo
         | ErrorCode::StoreFailed
         | ErrorCode::StoreUnavailable
         | ErrorCode::StoreTimeout => stores,
-        ErrorCode::EmbedderUnavailable => stores || route == "/v1/embeddings",
+        ErrorCode::EmbedderUnavailable => stores || controls_models || route == "/v1/embeddings",
         ErrorCode::RerankerUnavailable => !stores && route != "/v1/embeddings",
         ErrorCode::Malformed
         | ErrorCode::UnknownField

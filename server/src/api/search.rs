@@ -353,7 +353,7 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
         use_reranker,
         reranker: RerankChoice {
             model: rerank_model,
-            quantization: rerank_quantization.as_deref().map(quantization).transpose()?,
+            quantization: rerank_quantization.map(|wanted| quantization(&wanted, "rerank_quantization")).transpose()?,
         },
         instruction: instruction_choice(instruction, instruction_template.as_deref())?,
         filter,
@@ -361,14 +361,15 @@ fn request_of(options: SearchOptions) -> Result<SearchRequest, ApiError> {
     })
 }
 
-fn quantization(text: &str) -> Result<Quantization, ApiError> {
+/// How weights are held, by its name.
+pub(super) fn quantization(text: &str, field: &'static str) -> Result<Quantization, ApiError> {
     match text {
         "float32" => Ok(Quantization::Float32),
         "float16" => Ok(Quantization::Float16),
         "bfloat16" => Ok(Quantization::Bfloat16),
         "int8" => Ok(Quantization::Int8),
         other => Err(ApiError::new(ErrorCode::OutOfRange, format!("there is no quantization {other:?}"))
-            .field("rerank_quantization")
+            .field(field)
             .allowed(["float32", "float16", "bfloat16", "int8"])),
     }
 }

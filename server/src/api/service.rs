@@ -5,10 +5,10 @@ use std::fmt;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use crate::pool::ModelStatus;
+use crate::pool::{ModelKey, ModelStatus};
 use crate::search::{
-    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
-    SearchRequest, SearchResponse,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
+    RerankResponse, SearchError, SearchRequest, SearchResponse,
 };
 use crate::store::DocumentId;
 
@@ -65,6 +65,12 @@ pub trait Service: Send + Sync + fmt::Debug {
 
     /// Embeds documents and stores them; durable when it returns.
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError>;
+
+    /// Loads a model and waits for it a while.
+    async fn load_model(&self, choice: &RerankChoice, context: &RequestContext) -> Result<ModelLoad, SearchError>;
+
+    /// Unloads a model that no request uses; answers the bytes that came back, none where it was not loaded.
+    async fn unload_model(&self, choice: &RerankChoice) -> Result<(ModelKey, Option<u64>), SearchError>;
 
     /// Every model's state.
     fn models(&self) -> Vec<ModelStatus>;

@@ -18,11 +18,14 @@ use tower::ServiceExt;
 use super::service::{IndexRequest, IndexResponse, Service};
 use super::{ApiSettings, ApiState};
 use crate::access::ApiKeys;
+use crate::engine::ModelRole;
+use crate::fakes::model_key;
 use crate::metrics::Metrics;
-use crate::pool::{ModelState, ModelStatus};
+use crate::pool::{ModelKey, ModelState, ModelStatus};
 use crate::search::{
-    BatchSearchRequest, EmbedRequest, EmbedResponse, Fallback, FallbackReason, RankedDocument, RequestContext,
-    RerankRequest, RerankResponse, RerankerName, SearchError, SearchRequest, SearchResponse, SearchResult, Timings,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, Fallback, FallbackReason, ModelLoad, RankedDocument,
+    RequestContext, RerankChoice, RerankRequest, RerankResponse, RerankerName, SearchError, SearchRequest,
+    SearchResponse, SearchResult, Timings,
 };
 use crate::shutdown::Readiness;
 use crate::store::DocumentId;
@@ -159,6 +162,20 @@ impl Service for FakeService {
         Ok(IndexResponse { collection, indexed })
     }
 
+    async fn load_model(&self, choice: &RerankChoice, context: &RequestContext) -> Result<ModelLoad, SearchError> {
+        self.behave("load", context).await?;
+        let key = model_key(ModelRole::Reranker, choice.model.as_deref().unwrap_or_default(), Quantization::Float16);
+        Ok(if key.model == "slow" { ModelLoad::Loading(key) } else { ModelLoad::Ready(key) })
+    }
+
+    async fn unload_model(&self, choice: &RerankChoice) -> Result<(ModelKey, Option<u64>), SearchError> {
+        let model = choice.model.as_deref().unwrap_or_default();
+        match model {
+            "busy" => Err(SearchError::ModelInUse { model: model.to_owned() }),
+            _ => Ok((model_key(ModelRole::Reranker, model, Quantization::Float16), Some(1_000))),
+        }
+    }
+
     fn models(&self) -> Vec<ModelStatus> {
         vec![ModelStatus {
             selection_reason: None,
@@ -207,6 +224,8 @@ impl TestApi {
                 body_read_timeout: Duration::from_millis(200),
                 documents: 100,
                 writable,
+                model_control: true,
+                model_control_is_open: false,
             }),
             keys: keys.map(Arc::new),
             metrics: metrics.clone(),

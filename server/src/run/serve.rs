@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rerank_crds::ServerConfig;
-use rerank_crds::server_config::{Listen, Loading};
+use rerank_crds::server_config::{Listen, Loading, ModelControl};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -193,6 +193,8 @@ fn settings(config: &ServerConfig) -> ApiSettings {
         body_bytes: usize::try_from(limits.body_bytes).unwrap_or(0),
         body_read_timeout: BODY_READ_TIMEOUT,
         documents: usize::try_from(limits.documents).unwrap_or(0),
+        model_control: config.access.model_control != ModelControl::Off,
+        model_control_is_open: config.access.model_control == ModelControl::Open,
         writable: config.vector_store.as_ref().is_some_and(|store| store.writable),
     }
 }

@@ -69,7 +69,8 @@ impl Searcher {
     }
 }
 
-fn unavailable(failure: StageFailure) -> SearchError {
+/// Stage 2 cannot be, where there is nothing to fall back to.
+pub(super) fn unavailable(failure: StageFailure) -> SearchError {
     match failure {
         StageFailure::NoReranker { fallback, retry_after_seconds } => {
             SearchError::RerankerUnavailable { reason: fallback.reason, message: fallback.message, retry_after_seconds }

@@ -113,6 +113,28 @@ impl ServedModels {
         })
     }
 
+    /// A configured model of either role. A quantization left out is the deployed one, or the first that is allowed.
+    pub(super) fn any_model(&self, choice: &RerankChoice) -> Result<ModelKey, SearchError> {
+        let name = choice.model.as_deref().unwrap_or_default();
+        let model = self.canonical(name);
+        let of_model: Vec<&ModelKey> =
+            self.embedder.iter().chain(&self.rerankers).filter(|key| key.model == model).collect();
+        let unknown = |field, model: String| {
+            let describe = |key: &ModelKey| format!("{} ({})", key.model, key.quantization.as_str());
+            SearchError::UnknownModel { field, model, served: self.keys().iter().map(describe).collect() }
+        };
+        let Some(first) = of_model.first() else { return Err(unknown("model", name.to_owned())) };
+        match choice.quantization {
+            None => Ok((*first).clone()),
+            Some(wanted) => {
+                let found = of_model.iter().find(|key| key.quantization == wanted);
+                found
+                    .map(|key| (*key).clone())
+                    .ok_or_else(|| unknown("quantization", format!("{model} ({})", wanted.as_str())))
+            }
+        }
+    }
+
     /// Whether a name is the embedder's.
     pub(super) fn check_embedder(&self, name: &str) -> Result<(), SearchError> {
         match &self.embedder {

@@ -18,6 +18,7 @@ use crate::store::{Candidate, Store};
 mod batch;
 mod embed;
 mod fallbacks;
+mod model_control;
 mod rerank;
 mod two_stages;
 

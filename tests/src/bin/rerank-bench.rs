@@ -11,10 +11,10 @@ use rerank_server::api::service::{IndexRequest, IndexResponse, Service};
 use rerank_server::api::{self, ApiSettings, ApiState};
 use rerank_server::http::{self, ListenerOptions};
 use rerank_server::metrics::Metrics;
-use rerank_server::pool::ModelStatus;
+use rerank_server::pool::{ModelKey, ModelStatus};
 use rerank_server::search::{
-    BatchSearchRequest, EmbedRequest, EmbedResponse, RequestContext, RerankRequest, RerankResponse, SearchError,
-    SearchRequest, SearchResponse, Timings,
+    BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
+    RerankResponse, SearchError, SearchRequest, SearchResponse, Timings,
 };
 use rerank_server::shutdown::Readiness;
 use rerank_server::wiring::Parts;
@@ -61,6 +61,14 @@ impl Service for Noting {
 
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {
         self.parts.index(request, context).await
+    }
+
+    async fn load_model(&self, choice: &RerankChoice, context: &RequestContext) -> Result<ModelLoad, SearchError> {
+        self.parts.load_model(choice, context).await
+    }
+
+    async fn unload_model(&self, choice: &RerankChoice) -> Result<(ModelKey, Option<u64>), SearchError> {
+        self.parts.unload_model(choice).await
     }
 
     fn models(&self) -> Vec<ModelStatus> {
@@ -120,6 +128,8 @@ async fn run() -> Result<()> {
             body_bytes: 2 * 1024 * 1024,
             body_read_timeout: Duration::from_secs(30),
             documents: 1_000,
+            model_control: false,
+            model_control_is_open: false,
             writable: false,
         }),
         keys: None,

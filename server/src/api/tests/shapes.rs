@@ -156,3 +156,32 @@ async fn models_are_listed_as_openai_s_clients_read_them_without_reasons_of_fail
                    {"quantization": "float16", "state": "Failed", "predicted_memory_bytes": 1200}]}]})
     );
 }
+
+#[tokio::test]
+async fn models_are_loaded_and_unloaded_by_callers_with_a_key() {
+    let keys = || Some(super::exchange::keys("ops: secret\n"));
+    let api = TestApi::build(Behaviour::Answer, true, keys());
+    let ask = async |path: &str, model: &str| {
+        let body = json!({"model": model, "quantization": "float16"}).to_string();
+        let request = Request::post(path).header("authorization", "Bearer secret").body(body.into()).unwrap();
+        api.send(request).await
+    };
+    let loaded = ask("/v1/models/load", "tiny").await;
+    assert_eq!(loaded.status, 200, "{}", loaded.text);
+    assert_eq!(loaded.json, json!({"model": "tiny", "quantization": "float16", "state": "Ready"}));
+    let slow = ask("/v1/models/load", "slow").await;
+    assert_eq!((slow.status, slow.json["state"].as_str()), (202, Some("Loading")));
+    let unloaded = ask("/v1/models/unload", "tiny").await;
+    assert_eq!(unloaded.json["state"], "Standby");
+    assert_eq!(unloaded.json["freed_memory_bytes"], 1_000);
+    ask("/v1/models/unload", "busy").await.assert_error(409, "model_in_use");
+
+    let open = TestApi::new();
+    for path in ["/v1/models/load", "/v1/models/unload"] {
+        let refused = open.post(path, r#"{"model": "tiny"}"#).await;
+        refused.assert_error(403, "forbidden");
+        assert!(refused.text.contains("access.apiKeysFile"), "{}", refused.text);
+        let unknown = Request::post(path).header("authorization", "Bearer secret").body(r#"{"name": "x"}"#.into());
+        api.send(unknown.unwrap()).await.assert_error(400, "unknown_field");
+    }
+}
