@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+mod key_ring;
+
+pub use key_ring::KeyRing;
+
 /// Longest key file read, in bytes: a wrong path (a log, a device) must not fill the memory.
 const MAXIMUM_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -35,12 +39,14 @@ pub enum AccessError {
 }
 
 /// One client's key, as a digest.
+#[derive(PartialEq, Eq)]
 struct Client {
     name: String,
     digest: [u8; 32],
 }
 
 /// The keys of all clients.
+#[derive(PartialEq, Eq)]
 pub struct ApiKeys {
     clients: Vec<Client>,
 }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
-use crate::access::ApiKeys;
+use crate::access::KeyRing;
 use crate::metrics::Metrics;
 use crate::shutdown::Readiness;
 
@@ -78,7 +78,7 @@ pub struct ApiState {
     /// Bounds and switches.
     pub settings: Arc<ApiSettings>,
     /// Who may call; None: everyone.
-    pub keys: Option<Arc<ApiKeys>>,
+    pub keys: Option<Arc<KeyRing>>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the process is ending.

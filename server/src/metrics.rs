@@ -23,6 +23,8 @@ const DURATION_BUCKETS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
 const LOAD_BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0];
 /// Upper bounds of the mean number of places that results moved.
 const RANK_CHANGE_BUCKETS: [f64; 8] = [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+/// Upper bounds of the pairs that run together.
+const BATCH_BUCKETS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0];
 /// Upper bounds of scores, which lie between 0 and 1.
 const SCORE_BUCKETS: [f64; 10] = [0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99];
 
@@ -135,6 +137,7 @@ pub struct Metrics {
     stages: HistogramFamily<StageLabels>,
     scored_pairs: Counter,
     scored_tokens: Counter,
+    batch_pairs: Histogram,
     truncated: Counter,
     fallbacks: Family<ReasonLabels, Counter>,
     queue_pairs: Gauge,
@@ -228,6 +231,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Registers every metric.
+    #[expect(clippy::too_many_lines, reason = "a list: each metric once, in the order of its page")]
     pub fn new() -> Self {
         let mut to = Registration { registry: Registry::with_prefix("rerank"), descriptions: Vec::new() };
         let requests = to.counter(
@@ -245,6 +249,13 @@ impl Metrics {
         );
         let scored_pairs = to.counter("scored_pairs", &[], "Query-document pairs scored.", Counter::default());
         let scored_tokens = to.counter("scored_tokens", &[], "Tokens of the pairs scored.", Counter::default());
+        let batch_pairs = to.histogram(
+            "batch",
+            Unit::Other("pairs".to_owned()),
+            &[],
+            "Query-document pairs that the engine was given together.",
+            Histogram::new(BATCH_BUCKETS),
+        );
         let truncated = to.counter(
             "truncated_documents",
             &[],
@@ -262,7 +273,7 @@ impl Metrics {
         let loads = to.counter(
             "model_loads",
             &["model", "outcome"],
-            "Loads of a model, by outcome: ready, insufficient_memory, failed.",
+            "Loads of a model, by outcome: ready, insufficient_memory, self_test_failed, failed.",
             Family::default(),
         );
         let unloads = to.counter("model_unloads", &["model"], "Unloads of a model.", Family::default());
@@ -309,6 +320,7 @@ impl Metrics {
             stages,
             scored_pairs,
             scored_tokens,
+            batch_pairs,
             truncated,
             fallbacks,
             queue_pairs,
@@ -370,8 +382,10 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { route, code: u32::from(code) }).inc();
     }
 
-    /// Pairs and their tokens were scored.
+    /// Pairs were scored together, with so many tokens.
     pub fn count_scored(&self, pairs: usize, tokens: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a batch has far fewer pairs than 2^52")]
+        self.batch_pairs.observe(pairs as f64);
         self.scored_pairs.inc_by(pairs as u64);
         self.scored_tokens.inc_by(tokens as u64);
     }
@@ -526,6 +540,7 @@ mod tests {
             "rerank_stage_duration_seconds_bucket{le=\"0.002\",stage=\"embed\"} 0",
             "rerank_rank_change_places_sum 2.5",
             "rerank_score_ratio_count 1",
+            "rerank_batch_pairs_sum 50.0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

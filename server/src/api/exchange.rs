@@ -163,7 +163,7 @@ async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
         let (first, second) = (given.next(), given.next());
         // Two headers could be read differently here and in a proxy in front.
         let header = if second.is_some() { None } else { first };
-        match keys.client_of_header(header.map(HeaderValue::as_bytes)) {
+        match keys.current().client_of_header(header.map(HeaderValue::as_bytes)) {
             Some(client) => {
                 tracing::Span::current().record("client", client);
             }

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use super::service::{IndexRequest, IndexResponse, Service};
 use super::{ApiSettings, ApiState};
-use crate::access::ApiKeys;
+use crate::access::KeyRing;
 use crate::engine::ModelRole;
 use crate::fakes::model_key;
 use crate::metrics::Metrics;
@@ -213,7 +213,7 @@ impl TestApi {
         Self::with(Behaviour::Fail(Box::new(error)))
     }
 
-    fn build(behaviour: Behaviour, writable: bool, keys: Option<ApiKeys>) -> Self {
+    fn build(behaviour: Behaviour, writable: bool, keys: Option<KeyRing>) -> Self {
         let service = Arc::new(FakeService { behaviour, ..FakeService::default() });
         let metrics = Arc::new(Metrics::new());
         let readiness = Readiness::default();

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, log_as_configured, progress_is_seen, read_config};
-use crate::access::ApiKeys;
+use crate::access::KeyRing;
 use crate::api::control::{self, ControlState};
 use crate::api::request::BODY_READ_TIMEOUT;
 use crate::api::service::Service;
@@ -64,7 +64,7 @@ async fn warn_of_missing_weights(parts: &Parts) {
 pub(super) struct Server {
     config: Arc<ServerConfig>,
     api: TcpListener,
-    keys: Option<Arc<ApiKeys>>,
+    keys: Option<Arc<KeyRing>>,
     /// All metrics.
     pub(super) metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -81,7 +81,7 @@ impl Server {
     /// Reads the keys, opens both ports and serves the control port.
     pub(super) async fn bind(config: &Arc<ServerConfig>, metrics: Arc<Metrics>) -> Result<Self, Failure> {
         let Listen { api_address, control_address } = config.listen;
-        let keys = config.access.api_keys_file.as_deref().map(ApiKeys::load).transpose();
+        let keys = config.access.api_keys_file.as_deref().map(KeyRing::load).transpose();
         let keys = keys.map_err(Failure::configuration)?.map(Arc::new);
         let api = http::bind(api_address, "API", "listen.apiAddress").await.map_err(anyhow::Error::from)?;
         let control =
@@ -94,7 +94,7 @@ impl Server {
         let control_stop = CancellationToken::new();
         let options = ListenerOptions { drain_timeout: Duration::from_secs(1), ..ListenerOptions::default() };
         let control = tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
-        let clients = keys.as_ref().map_or(0, |keys| keys.len());
+        let clients = keys.as_ref().map_or(0, |keys| keys.current().len());
         let api_address = api.local_addr().context("failed to read the API's address")?;
         tracing::info!(api = %api_address, control = %control_address, clients, "Listening");
         Ok(Self {
@@ -127,6 +127,7 @@ impl Server {
         } = self;
         let shared: Arc<dyn Service> = Arc::new(parts.clone());
         service.get_or_init(|| Arc::clone(&shared));
+        let reading_keys = keys.clone().map(|keys| tokio::spawn(keys.keep_current()));
         let state = ApiState {
             service: shared,
             settings: Arc::new(settings(&config)),
@@ -177,6 +178,9 @@ impl Server {
             }
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "The listener ended early"),
+        }
+        if let Some(reading_keys) = reading_keys {
+            reading_keys.abort();
         }
         parts.close().await;
         control_stop.cancel();

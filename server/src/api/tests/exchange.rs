@@ -2,11 +2,11 @@
 
 use super::*;
 
-pub(super) fn keys(text: &str) -> ApiKeys {
+pub(super) fn keys(text: &str) -> KeyRing {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, text).unwrap();
-    ApiKeys::load(&path).unwrap()
+    KeyRing::load(&path).unwrap()
 }
 
 #[tokio::test]
