@@ -54,6 +54,8 @@ pub enum Command {
     Index(IndexArguments),
     /// Search once and print both orders side by side.
     Search(SearchArguments),
+    /// Measure both orders of many queries, against judgements or against each other.
+    Evaluate(EvaluateArguments),
     /// Check whether `serve` could answer: configuration, weights, memory, keys, store, collections.
     Preflight(PreflightArguments),
 }
@@ -171,6 +173,35 @@ pub struct SearchArguments {
     /// Print the API's answer as JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArguments {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Folder in BEIR's layout: queries.jsonl, qrels/test.tsv, and for --index corpus.jsonl.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "shadow", conflicts_with = "shadow")]
+    pub corpus: Option<PathBuf>,
+    /// Logged queries without judgements, one JSON object a line (`text`, `query` or `q`): how far do the orders differ?
+    #[arg(long, value_name = "QUERIES.jsonl")]
+    pub shadow: Option<PathBuf>,
+    /// Put corpus.jsonl into the collection first; what is there already stays.
+    #[arg(long, requires = "corpus")]
+    pub index: bool,
+    /// Collection of the configuration. Default: the first.
+    #[arg(long, value_name = "NAME")]
+    pub collection: Option<String>,
+    /// Also write the report as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Also write the report as one HTML page with plots.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

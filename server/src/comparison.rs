@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::search::{SearchResponse, SearchResult};
-use crate::store::DocumentId;
 
 /// Columns of one half: two halves and the bar between them are 110.
 const HALF_COLUMNS: usize = 54;
@@ -103,7 +102,7 @@ impl Comparison<'_> {
         if let Some(change) = change {
             let _ = write!(head, " {:>4}", signed(change));
         }
-        let grade = self.grades.map(|grades| grades.get(&id_text(&result.id)).copied().unwrap_or(0));
+        let grade = self.grades.map(|grades| grades.get(&result.id.in_judgements()).copied().unwrap_or(0));
         if let Some(grade) = grade {
             let _ = write!(head, " {}", mark(grade));
         }
@@ -125,14 +124,6 @@ pub fn mark(grade: u8) -> &'static str {
         0 => "  ",
         1 => "* ",
         2.. => "**",
-    }
-}
-
-/// The id as judgements spell it.
-pub fn id_text(id: &DocumentId) -> String {
-    match id {
-        DocumentId::Number(number) => number.to_string(),
-        DocumentId::Text(text) => text.clone(),
     }
 }
 
@@ -185,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::search::{RerankerName, Timings};
+    use crate::store::DocumentId;
 
     fn result(id: u64, score: f32, rank: usize, change: i64, text: &str) -> SearchResult {
         SearchResult {

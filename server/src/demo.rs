@@ -10,8 +10,8 @@ use rerank_crds::catalog::Quantization;
 use rerank_crds::server_config::{
     AllowedOverride, Collection, Embedded, Embedding, Listen, Reranker, VectorStore, Weights,
 };
-use serde::Deserialize;
 
+use crate::beir::{self, BeirError};
 use crate::comparison::Grades;
 
 /// The one collection.
@@ -30,32 +30,16 @@ pub const QUERY_IDS: [&str; 5] = ["q048", "q118", "q070", "q014", "q136"];
 /// Why the demo cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A file of the corpus cannot be read.
-    #[error("failed to read {path:?}; run the demo from the repository's root or name the folder with --corpus")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A line is not what it must be.
-    #[error("{path:?} line {line} cannot be read: {message}")]
-    Line {
-        /// Which file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-        /// What is wrong.
-        message: String,
-    },
+    /// The corpus cannot be read.
+    #[error("the corpus cannot be read; run the demo from the repository's root or name the folder with --corpus")]
+    Corpus(#[from] BeirError),
     /// A query of the demo is not in the corpus.
-    #[error("query {id:?} is not in {path:?}")]
+    #[error("query {id:?} is not in {folder:?}")]
     QueryMissing {
         /// Which.
         id: &'static str,
         /// Where it was looked for.
-        path: PathBuf,
+        folder: PathBuf,
     },
 }
 
@@ -68,55 +52,18 @@ pub struct DemoQuery {
     pub grades: Grades,
 }
 
-#[derive(Debug, Deserialize)]
-struct QueryLine {
-    #[serde(rename = "_id")]
-    id: String,
-    text: String,
-}
-
 /// Reads the demo's queries and their judgements.
 pub fn queries(corpus: &Path) -> Result<Vec<DemoQuery>, DemoError> {
-    let path = corpus.join("queries.jsonl");
-    let mut texts: HashMap<String, String> = HashMap::new();
-    for (index, line) in read(&path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let query: QueryLine = serde_json::from_str(line).map_err(|error| DemoError::Line {
-            path: path.clone(),
-            line: index + 1,
-            message: error.to_string(),
-        })?;
-        texts.insert(query.id, query.text);
-    }
-    let mut grades = judgements(&corpus.join("qrels").join("test.tsv"))?;
+    let mut texts: HashMap<String, String> = beir::queries(&corpus.join("queries.jsonl"))?.into_iter().collect();
+    let mut grades = beir::judgements(&corpus.join("qrels").join("test.tsv"))?;
     QUERY_IDS
         .into_iter()
         .map(|id| {
-            let text = texts.remove(id).ok_or_else(|| DemoError::QueryMissing { id, path: path.clone() })?;
+            let missing = || DemoError::QueryMissing { id, folder: corpus.to_owned() };
+            let text = texts.remove(id).ok_or_else(missing)?;
             Ok(DemoQuery { text, grades: grades.remove(id).unwrap_or_default() })
         })
         .collect()
-}
-
-/// Reads judgements in BEIR's layout: a heading, then `query-id corpus-id score` separated by tabs.
-fn judgements(path: &Path) -> Result<HashMap<String, Grades>, DemoError> {
-    let mut judgements: HashMap<String, Grades> = HashMap::new();
-    for (index, line) in read(path)?.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
-        let bad =
-            |message: &str| DemoError::Line { path: path.to_owned(), line: index + 1, message: message.to_owned() };
-        let mut fields = line.split('\t');
-        let (Some(query), Some(document), Some(grade), None) =
-            (fields.next(), fields.next(), fields.next(), fields.next())
-        else {
-            return Err(bad("three fields separated by tabs are needed"));
-        };
-        let grade: u8 = grade.trim().parse().map_err(|_| bad("the grade is not a number from 0 to 255"))?;
-        judgements.entry(query.to_owned()).or_default().insert(document.to_owned(), grade);
-    }
-    Ok(judgements)
-}
-
-fn read(path: &Path) -> Result<String, DemoError> {
-    std::fs::read_to_string(path).map_err(|source| DemoError::Read { path: path.to_owned(), source })
 }
 
 /// The tiny pair in float32, an embedded store under `data`, both ports on loopback.
@@ -198,13 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn a_corpus_that_cannot_be_read_is_told_with_file_and_line() {
-        let message = |folder: &tempfile::TempDir| queries(folder.path()).unwrap_err().to_string();
-        assert!(message(&tempfile::tempdir().unwrap()).contains("queries.jsonl"));
-        assert!(message(&corpus("{}", "")).contains("line 1"));
-        assert!(message(&corpus(&all_queries(), "h\nq\td\n")).contains("line 2"));
-        assert!(message(&corpus(&all_queries(), "h\nq\td\thigh\n")).contains("the grade"));
-        assert!(message(&corpus("", "")).contains(QUERY_IDS[0]));
+    fn a_query_that_is_not_in_the_corpus_is_told() {
+        let folder = corpus("", "");
+        assert!(queries(folder.path()).unwrap_err().to_string().contains(QUERY_IDS[0]));
     }
 
     #[test]

@@ -7,10 +7,12 @@
 pub mod access;
 pub mod api;
 pub mod args;
+pub mod beir;
 pub mod chain;
 pub mod comparison;
 pub mod demo;
 pub mod engine;
+pub mod evaluate;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fakes;
 pub mod http;

@@ -13,6 +13,7 @@ use crate::args::{Command, CommandLine, ExitCode, LogArguments, LogFormatName};
 use crate::telemetry::{self, LogOptions};
 
 mod demo;
+mod evaluate;
 mod index;
 mod preflight;
 mod search;
@@ -62,6 +63,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Demo(arguments) => demo::run(arguments).await,
         Command::Index(arguments) => index::run(arguments).await,
         Command::Search(arguments) => search::run(arguments).await,
+        Command::Evaluate(arguments) => evaluate::run(arguments).await,
         Command::Preflight(arguments) => preflight::run(arguments).await,
     }
 }

@@ -43,6 +43,16 @@ pub enum DocumentId {
     Text(String),
 }
 
+impl DocumentId {
+    /// As it stands in files of judgements: a text without quotes.
+    pub fn in_judgements(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+}
+
 impl fmt::Display for DocumentId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -5,7 +5,6 @@ pub mod bm25;
 pub mod breakable;
 pub mod corpus;
 pub mod http;
-pub mod measures;
 pub mod models;
 pub mod python;
 pub mod qdrant_server;

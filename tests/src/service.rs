@@ -65,11 +65,3 @@ impl TinyService {
 pub fn arriving() -> RequestContext {
     RequestContext { cancel: CancellationToken::new(), arrival: Instant::now() }
 }
-
-/// The id as the corpus writes it.
-pub fn corpus_id(id: &DocumentId) -> String {
-    match id {
-        DocumentId::Number(number) => number.to_string(),
-        DocumentId::Text(text) => text.clone(),
-    }
-}

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use rerank_crds::catalog::Quantization;
 use rerank_server::engine::{Engine, PairLogits, ScoreRequest};
+use rerank_server::evaluate::measures::spearman;
 use rerank_server::prompt::Reading;
 use rerank_tests::corpus::{Corpus, Query};
-use rerank_tests::measures::spearman;
 use rerank_tests::models::{
     self, GoldenPairs, GoldenTexts, GoldenTokenization, RERANKERS, TINY_EMBEDDER, TINY_RERANKER,
 };

@@ -151,3 +151,62 @@ async fn preflight_finds_nothing_wrong_with_the_tiny_pair() {
     }
     assert!(!finished.stdout.contains("error"), "{finished:?}");
 }
+
+/// The corpus with so many of its queries.
+fn small_corpus(folder: &Path, queries: usize) -> String {
+    let (from, to) = (root().join("examples").join("corpus"), folder.join("corpus"));
+    fs::create_dir_all(to.join("qrels")).unwrap();
+    for file in ["corpus.jsonl", "qrels/test.tsv"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let all = fs::read_to_string(from.join("queries.jsonl")).unwrap();
+    let some: Vec<&str> = all.lines().take(queries).collect();
+    fs::write(to.join("queries.jsonl"), some.join("\n")).unwrap();
+    to.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn both_orders_are_measured_against_judgements() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path());
+    let corpus = small_corpus(folder.path(), 12);
+    let (json, html) = (folder.path().join("report.json"), folder.path().join("report.html"));
+
+    let without = run_server(&["evaluate", "--config", &config, "--corpus", &corpus]).await.unwrap();
+    assert_eq!(without.code, Some(1), "{without:?}");
+    assert!(without.stderr.contains("does not exist"), "{without:?}");
+
+    let files = ["--json", json.to_str().unwrap(), "--html", html.to_str().unwrap()];
+    let arguments = [&["evaluate", "--config", &config, "--corpus", &corpus, "--index"][..], &files].concat();
+    let said = run(&arguments).await.stdout;
+    println!("{said}");
+    assert!(
+        said.starts_with("12 queries on corpus: tiny-embedder (float32) against tiny-reranker (float32)"),
+        "{said}"
+    );
+    let report: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let ndcg = &report["quality"]["ndcg_at_10"];
+    assert!(ndcg["reranked"].as_f64() > ndcg["vector"].as_f64() && ndcg["vector"].as_f64() > Some(0.2), "{ndcg}");
+    assert!(said.contains(&format!("{:.3}", ndcg["reranked"].as_f64().unwrap())), "{said}");
+    assert_eq!((report["queries"].as_u64(), report["fallbacks"].as_u64()), (Some(12), Some(0)));
+    assert_eq!(report["per_query"].as_array().unwrap().len(), 12);
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<rect").count() == 12, "{page}");
+}
+
+#[tokio::test]
+async fn logged_queries_are_compared_without_judgements_and_one_that_cannot_be_asked_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = configuration(folder.path());
+    let documents = folder.path().join("documents.jsonl");
+    fs::write(&documents, "{\"id\": 1, \"text\": \"Bread rises.\"}\n{\"id\": 2, \"text\": \"Brakes squeal.\"}\n")
+        .unwrap();
+    run(&["index", "--config", &config, "--collection", "corpus", documents.to_str().unwrap()]).await;
+    let log = folder.path().join("log.jsonl");
+    fs::write(&log, "{\"q\": \"bread\", \"k\": 5}\n{\"query\": \" \"}\n{\"text\": \"brakes\"}\n").unwrap();
+    let finished = run(&["evaluate", "--config", &config, "--shadow", log.to_str().unwrap()]).await;
+    assert!(finished.stdout.starts_with("2 queries on corpus"), "{finished:?}");
+    assert!(finished.stdout.contains("another first result for"), "{finished:?}");
+    assert!(!finished.stdout.contains("nDCG"), "{finished:?}");
+    assert!(finished.stderr.contains("query 2 is left out: query is empty"), "{finished:?}");
+}

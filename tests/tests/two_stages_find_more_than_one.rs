@@ -1,12 +1,12 @@
 //! The point of it all, on queries that training never saw: the reranked order beats the vector order and BM25. Real
 //! parts: the tiny pair, Qdrant's engine on disk, the use case.
 
+use rerank_server::evaluate::measures::{bootstrap, mean, ndcg, recall};
 use rerank_server::search::SearchRequest;
 use rerank_tests::bm25::Bm25;
 use rerank_tests::corpus::Corpus;
-use rerank_tests::measures::{bootstrap, mean, ndcg, recall};
 use rerank_tests::models;
-use rerank_tests::service::{TinyService, arriving, corpus_id};
+use rerank_tests::service::{TinyService, arriving};
 
 const CANDIDATES: usize = 50;
 const RESAMPLES: usize = 10_000;
@@ -34,7 +34,7 @@ async fn reranking_beats_the_vector_order_and_bm25_on_held_out_queries() {
         let grades = async |request| -> Vec<u32> {
             let answer = service.parts.searcher.search(request, &arriving()).await.unwrap();
             assert_eq!(answer.fallback, None);
-            answer.results.iter().map(|result| corpus.grade(&query.id, &corpus_id(&result.id))).collect()
+            answer.results.iter().map(|result| corpus.grade(&query.id, &result.id.in_judgements())).collect()
         };
         let first = grades(first).await;
         found.push(recall(&first, &judged, CANDIDATES, RELEVANT_FROM));

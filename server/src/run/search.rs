@@ -28,7 +28,7 @@ pub(super) async fn run(arguments: SearchArguments) -> Result<ExitCode, Failure>
 
 /// Loads the models before the clock of a request runs. A model that does not load is the search's to tell: it answers in
 /// vector order with the reason, or with the embedder's error.
-async fn load(parts: &Parts, no_rerank: bool) {
+pub(super) async fn load(parts: &Parts, no_rerank: bool) {
     let models = parts.deployed_models();
     let wanted = if no_rerank { 1 } else { models.len() };
     for model in models.iter().take(wanted) {

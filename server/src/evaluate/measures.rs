@@ -1,7 +1,7 @@
 //! Measures of a ranking against graded judgements. Pure.
 
 /// Mean of a difference and its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Interval {
     /// Mean of the sample.
     pub mean: f64,
@@ -30,9 +30,27 @@ pub fn recall(ranked: &[u32], judged: &[u32], depth: usize, relevant_from: u32) 
     if relevant == 0 { 1.0 } else { ratio(found, relevant) }
 }
 
+/// One over the place of the first relevant document (grade at least `relevant_from`) among the first `depth` places; 0 where
+/// there is none.
+pub fn reciprocal_rank(ranked: &[u32], depth: usize, relevant_from: u32) -> f64 {
+    let first = ranked.iter().take(depth).position(|grade| *grade >= relevant_from);
+    first.map_or(0.0, |at| ratio(1, at + 1))
+}
+
+/// The value that so many hundredths of the values do not exceed, by the nearest rank; 0 of nothing.
+pub fn percentile(values: &[f64], hundredths: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * hundredths).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
 /// Bootstrap over queries: resamples the differences with replacement and takes percentiles of their means. The same seed
 /// gives the same interval.
 pub fn bootstrap(differences: &[f64], resamples: usize, seed: u64) -> Interval {
+    if differences.is_empty() {
+        return Interval { mean: 0.0, low: 0.0, high: 0.0 };
+    }
     let mut random = fastrand::Rng::with_seed(seed);
     let mut means: Vec<f64> = (0..resamples)
         .map(|_| mean((0..differences.len()).map(|_| differences[random.usize(..differences.len())])))
@@ -116,6 +134,21 @@ mod tests {
         assert!(close(recall(&[0, 3, 2], &[3, 2], 2, 2), 0.5));
         assert!(close(recall(&[1, 1, 1], &[3, 1, 1, 1], 3, 2), 0.0));
         assert!(close(recall(&[], &[1], 50, 2), 1.0));
+    }
+
+    #[test]
+    fn the_reciprocal_rank_is_that_of_the_first_relevant_document() {
+        assert!(close(reciprocal_rank(&[0, 1, 3], 10, 1), 0.5));
+        assert!(close(reciprocal_rank(&[0, 1, 3], 10, 2), 1.0 / 3.0));
+        assert!(close(reciprocal_rank(&[0, 1, 3], 2, 2), 0.0));
+    }
+
+    #[test]
+    fn percentiles_are_values_that_were_there() {
+        let values: Vec<f64> = (1..=10).map(f64::from).collect();
+        let of = |hundredths| percentile(&values, hundredths);
+        assert!(close(of(50), 5.0) && close(of(90), 9.0) && close(of(99), 10.0) && close(of(0), 1.0));
+        assert!(close(percentile(&[], 50), 0.0));
     }
 
     #[test]
