@@ -1,5 +1,7 @@
-//! Scores the pairs of one request batch by batch, each batch in its turn (see `lane`). Waits for turns and for the engine.
+//! Scores the pairs of one request batch by batch, each batch in its turn (see `lane`). A batch for which memory does not
+//! suffice is halved once. Waits for turns and for the engine.
 
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -24,18 +26,20 @@ impl Searcher {
     ) -> Result<Vec<PairLogits>, EngineError> {
         let ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token } = request;
         let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
-        let mut prompts: Vec<Option<Vec<u32>>> = prompts.into_iter().map(Some).collect();
         let mut answers: Vec<Option<PairLogits>> = vec![None; prompts.len()];
         let mut queue = Stopwatch::new(&self.metrics, Stage::Queue, &mut timings.queue);
         let mut score = Stopwatch::new(&self.metrics, Stage::Score, &mut timings.score);
         let mut place = self.admission.lane(&lease.key).arrive(lengths.len());
-        for batch in lease.engine.batches(&lengths) {
-            let prompts: Vec<Vec<u32>> = batch.iter().filter_map(|at| prompts.get_mut(*at)?.take()).collect();
+        let mut batches: VecDeque<Batch> =
+            lease.engine.batches(&lengths).into_iter().map(|pairs| Batch { pairs, is_half: false }).collect();
+        while let Some(batch) = batches.pop_front() {
+            let Batch { pairs, is_half } = batch;
+            let prompts: Vec<Vec<u32>> = pairs.iter().filter_map(|at| prompts.get(*at).cloned()).collect();
             let tokens = prompts.iter().map(Vec::len).sum();
             let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
 
             queue.start();
-            place.turn(batch.len()).await;
+            place.turn(pairs.len()).await;
             queue.stop();
 
             score.start();
@@ -46,14 +50,27 @@ impl Searcher {
                 let message = format!("the engine panicked: {}", chain::describe_panic(panic.as_ref()));
                 Err(EngineError::Failed { message })
             });
-            let logits = outcome.map_err(|error| in_request(error, &batch))?;
-            if logits.len() != batch.len() {
-                let message = format!("{} pairs were given, {} came back", batch.len(), logits.len());
+            if let (Err(error @ EngineError::OutOfMemory { .. }), false, 2..) = (&outcome, is_half, pairs.len()) {
+                tracing::warn!(
+                    model = lease.key.model,
+                    pairs = pairs.len(),
+                    error = chain::describe(error),
+                    "The device ran out of memory in a batch, its halves are tried one after the other"
+                );
+                let (first, second) = pairs.split_at(pairs.len() / 2);
+                for half in [second, first] {
+                    batches.push_front(Batch { pairs: half.to_vec(), is_half: true });
+                }
+                continue;
+            }
+            let logits = outcome.map_err(|error| in_request(error, &pairs))?;
+            if logits.len() != pairs.len() {
+                let message = format!("{} pairs were given, {} came back", pairs.len(), logits.len());
                 return Err(EngineError::Failed { message });
             }
             timings.batches += 1;
-            self.metrics.count_scored(batch.len(), tokens);
-            for (at, logits) in batch.iter().zip(logits) {
+            self.metrics.count_scored(pairs.len(), tokens);
+            for (at, logits) in pairs.iter().zip(logits) {
                 if let Some(answer) = answers.get_mut(*at) {
                     *answer = Some(logits);
                 }
@@ -64,6 +81,13 @@ impl Searcher {
             .collect::<Option<_>>()
             .ok_or_else(|| EngineError::Failed { message: "the engine's batches leave pairs out".to_owned() })
     }
+}
+
+/// Pairs that run together, as positions in the request.
+struct Batch {
+    pairs: Vec<usize>,
+    /// What memory did not suffice for is halved once.
+    is_half: bool,
 }
 
 /// An error about an input of a batch, about the same input of the request.

@@ -34,11 +34,58 @@ async fn insufficient_memory_is_told_at_once_also_where_loads_are_not_waited_for
 }
 
 #[tokio::test(start_paused = true)]
-async fn insufficient_memory_in_the_middle_of_a_batch() {
+async fn insufficient_memory_for_a_batch_and_for_its_halves() {
     let bench = bench();
+    bench.assert_serves().await;
+    let scored = bench.controls.seen().pairs.len();
+    bench.controls.fail_score(EngineFault::OutOfMemory);
+    bench.assert_serves().await;
+    assert_eq!(bench.controls.seen().pairs[scored..], [5, 2, 3], "the batch, then its halves");
+
+    bench.controls.fail_score(EngineFault::OutOfMemory);
     bench.controls.fail_score(EngineFault::OutOfMemory);
     let response = bench.search(ask("q", 3)).await.unwrap();
     assert_vector_order(&response, FallbackReason::InsufficientMemory, "reranker.tokenBudget");
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_requests_of_which_one_in_twenty_runs_out_of_memory_hang_nowhere_and_are_scored_right_or_not_at_all()
+{
+    let bench = bench_with(|config| config.api.limits.queue_pairs = 1_000_000);
+    bench.assert_serves().await;
+    bench.controls.set_batch_pairs(4);
+    let mut refused = 0;
+    for round in 0..100 {
+        if round % 2 == 0 {
+            bench.controls.fail_score(EngineFault::OutOfMemory);
+        }
+        if round % 10 == 0 {
+            bench.controls.fail_score(EngineFault::OutOfMemory);
+        }
+        let requests = (0..10).map(|number| {
+            let documents = (0..=number).map(|at| format!("relevance={}.{}", at % 3, at)).collect();
+            bench.rerank(RerankRequest { query: format!("q{number}"), documents, ..RerankRequest::default() })
+        });
+        for (number, outcome) in futures::future::join_all(requests).await.into_iter().enumerate() {
+            match outcome {
+                Ok(response) => {
+                    assert_eq!(response.results.len(), number + 1);
+                    for ranked in response.results {
+                        let at = ranked.index;
+                        let expected: f32 = format!("{}.{at}", at % 3).parse().unwrap();
+                        assert!((ranked.log_odds - expected).abs() < 1e-6, "{ranked:?}");
+                    }
+                }
+                Err(SearchError::RerankerUnavailable { reason: FallbackReason::InsufficientMemory, .. }) => {
+                    refused += 1;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    // Of sixty faults: those that met a single pair, or a half.
+    assert!((1..60).contains(&refused), "{refused}");
     bench.assert_serves().await;
 }
 
