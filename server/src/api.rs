@@ -66,7 +66,7 @@ pub struct ApiSettings {
     pub writable: bool,
     /// Whether models can be loaded and unloaded by request.
     pub model_control: bool,
-    /// By everyone, and not only by callers with a key.
+    /// Also where no keys are configured; where they are, every route asks for one.
     pub model_control_is_open: bool,
 }
 

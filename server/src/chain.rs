@@ -32,6 +32,11 @@ pub fn describe_panic(panic: &(dyn Any + Send)) -> String {
     }
 }
 
+/// Work on a blocking thread that came to nothing, without what its panic said: that can repeat text of a request.
+pub fn describe_lost_work(error: &tokio::task::JoinError) -> &'static str {
+    if error.is_panic() { "it panicked" } else { "it was given up" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

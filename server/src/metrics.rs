@@ -268,7 +268,8 @@ impl Metrics {
             "Searches answered in vector order though the reranker was asked for, by reason.",
             Family::default(),
         );
-        let queue_pairs = to.gauge("queue_pairs", None, "Pairs that wait or are being scored.");
+        let queue_pairs =
+            to.gauge("queue_pairs", None, "Pairs, and texts of embedding requests, that wait or are being worked on.");
         let queue_tokens = to.gauge("queue_tokens", None, "Tokens that wait or are being scored.");
         let loads = to.counter(
             "model_loads",

@@ -358,12 +358,12 @@ impl ModelPool {
         Ok(())
     }
 
-    /// Unloads a model now, unless a request uses it or waits for it.
+    /// Unloads a model now, unless a request uses it or waits for it, or it is loading or leaving already.
     pub async fn unload(&self, key: &ModelKey) -> UnloadOutcome {
         let taken = {
             let mut state = self.shared.lock();
             let slot = state.slot(key);
-            if slot.uses > 0 {
+            if slot.uses > 0 || slot.is_busy() {
                 return UnloadOutcome::InUse;
             }
             slot.take_for_unload()

@@ -198,7 +198,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("weights.directory", "Folder that holds each model under its id, or a hub cache"),
     (
         "access.apiKeysFile",
-        "File with a line `client: key` for each client, or folder with a file for each, read again every 5 s; none: no key is asked for",
+        "File with a line `client: key` for each client, or folder with a file for each, read again every 5 s, the last ones count on where that fails; none: no key is asked for",
     ),
     (
         "access.modelControl",

@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival};
 use super::request::{Fields, parse_json};
 use super::rerank::{self, Usage};
-use crate::search::{EmbedInput, EmbedRequest, TextKind, validate};
+use crate::search::{EmbedInput, EmbedRequest, SearchError, TextKind, validate};
 
 /// A request for vectors, as `OpenAI` has it.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -128,7 +128,7 @@ pub(super) async fn post(
     let inputs = input.into_list();
     validate::documents("input", inputs.len(), state.settings.documents)?;
     let dimensions = dimensions.map(|wanted| {
-        usize::try_from(wanted).map_err(|_| {
+        usize::try_from(wanted).ok().filter(|wanted| *wanted > 0).ok_or_else(|| {
             ApiError::new(ErrorCode::OutOfRange, format!("dimensions is {wanted}"))
                 .field("dimensions")
                 .allowed(["1 to the model's own"])
@@ -142,8 +142,13 @@ pub(super) async fn post(
     let active = ActiveRequest::begin(arrival);
     let response = state.service.embed(request, &active.context).await;
     active.answered();
-    let response = response
-        .map_err(|error| ApiError::from(error).rename_field("documents", "input").rename_field("query", "input"))?;
+    let response = response.map_err(|error| match error {
+        // Nothing is cut here: the vector of a beginning would pass for that of the whole.
+        SearchError::TooLarge { field: "documents", message, .. } => {
+            ApiError::new(ErrorCode::TooLarge, message).field("input").allowed(["shorter texts"])
+        }
+        other => ApiError::from(other).rename_field("query", "input"),
+    })?;
     let entries = response.vectors.into_iter().enumerate().map(|(index, vector)| EmbeddingEntry {
         object: "embedding",
         index,

@@ -141,13 +141,24 @@ fn by_query(queries: Vec<String>, documents: usize) -> Result<Vec<(String, Vec<u
         .field("text_1")
         .allowed(["one text", "as many texts as text_2"]));
     }
+    for (at, query) in queries.iter().enumerate() {
+        validate::query("text_1", query).map_err(|error| {
+            let error = ApiError::from(error);
+            if queries.len() == 1 { error } else { error.field(format!("text_1[{at}]")) }
+        })?;
+    }
+    let mut queries = queries;
+    if queries.len() == 1 {
+        return Ok(queries.drain(..).map(|query| (query, (0..documents).collect())).collect());
+    }
     let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
     let mut numbers: HashMap<String, usize> = HashMap::new();
-    for (at, query) in queries.into_iter().cycle().take(documents).enumerate() {
-        let number = *numbers.entry(query.clone()).or_insert(groups.len());
-        match groups.get_mut(number) {
-            Some((_, positions)) => positions.push(at),
-            None => groups.push((query, vec![at])),
+    for (at, query) in queries.into_iter().enumerate() {
+        if let Some((_, positions)) = numbers.get(&query).and_then(|number| groups.get_mut(*number)) {
+            positions.push(at);
+        } else {
+            numbers.insert(query.clone(), groups.len());
+            groups.push((query, vec![at]));
         }
     }
     Ok(groups)

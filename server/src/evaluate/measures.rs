@@ -86,7 +86,7 @@ fn discounted_gain(grades: &[u32], depth: usize) -> f64 {
         .iter()
         .take(depth)
         .enumerate()
-        .map(|(place, grade)| f64::from((1_u32 << grade) - 1) / ratio(place + 2, 1).log2())
+        .map(|(place, grade)| (f64::from(*grade).exp2() - 1.0) / ratio(place + 2, 1).log2())
         .sum()
 }
 
@@ -127,6 +127,8 @@ mod tests {
         assert!(close(ndcg(&[2, 3], &[3, 2], 10), swapped));
         assert!(close(ndcg(&[0, 0], &[3], 10), 0.0));
         assert!(close(ndcg(&[0], &[], 10), 0.0));
+        let highest = ndcg(&[254, 255], &[255, 254], 10);
+        assert!(highest > 0.0 && highest < 1.0, "{highest}");
     }
 
     #[test]

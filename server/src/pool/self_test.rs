@@ -124,7 +124,12 @@ fn encode(input: &ModelInput, texts: &Expectations) -> Result<Option<Inputs>, Pr
             })))
         }
         ModelInput::Embed(prompt) => {
-            let mut inputs = vec![prompt.query(&texts.instruction, &texts.query)?];
+            let query = match prompt.query(&texts.instruction, &texts.query) {
+                Ok(query) => query,
+                Err(PromptError::QueryTooLong { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let mut inputs = vec![query];
             for (index, document) in documents.into_iter().enumerate() {
                 match prompt.whole_document(index, document) {
                     Ok(ids) => inputs.push(ids),

@@ -133,6 +133,8 @@ impl Slot {
     /// Enters Loading; answers the load's number.
     pub(super) fn begin_load(&mut self) -> u64 {
         self.attempt += 1;
+        self.warm_up = None;
+        self.self_test = None;
         self.load_wanted = false;
         self.enter(Phase::Loading(LoadStep::Checking));
         self.attempt

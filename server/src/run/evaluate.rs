@@ -64,7 +64,8 @@ fn read_queries(corpus: Option<&Path>, shadow: Option<&Path>) -> anyhow::Result<
         }
         (None, None) => bail!("name a folder with --corpus or a file with --shadow"),
     };
-    ensure!(!queries.is_empty(), "there is no query to evaluate: none is judged to have a relevant document");
+    let why = if shadow.is_some() { "the file is empty" } else { "none is judged to have a relevant document" };
+    ensure!(!queries.is_empty(), "there is no query to evaluate: {why}");
     Ok(queries)
 }
 
@@ -85,6 +86,11 @@ async fn report(
         let documents = corpus.join("corpus.jsonl");
         index::file_into(parts, documents, &collection, false, &CancellationToken::new()).await?;
     }
+    let maximum = usize::try_from(parts.config.candidates.maximum).unwrap_or(0);
+    ensure!(
+        DEPTH <= maximum,
+        "candidates.maximum is {maximum}: at least {DEPTH} are needed for the first {DEPTH} places"
+    );
     let setup = Setup {
         collection: collection.clone(),
         embedding: format!("{} ({})", embedding.model, embedding.quantization.as_str()),
@@ -107,6 +113,7 @@ async fn report(
         bar.inc(1);
     }
     bar.finish_and_clear();
+    ensure!(!observations.is_empty(), "no query could be asked");
     warn_of_foreign_judgements(&observations);
     Ok(Report::of(setup, &observations))
 }

@@ -1,5 +1,5 @@
 //! Spares a failing engine and its callers: after some failures in a row the reranker is not asked for a while, then by one
-//! request alone, and by all again once that one is answered. Pure: time comes in as a value.
+//! request in each such while, and by all again once one is answered. Pure: time comes in as a value.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

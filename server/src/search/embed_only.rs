@@ -18,6 +18,7 @@ impl Searcher {
         if let Some(model) = &model {
             self.served.check_embedder(model)?;
         }
+        let _admitted = self.admission.admit(inputs.len())?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
         let work = async {
             let embedder = self.lease_embedder().await?;

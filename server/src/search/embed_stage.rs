@@ -117,7 +117,7 @@ impl Searcher {
             numbered.map(|(index, text)| encode(&lease.input, index, text).map_err(refuse_text)).collect::<Vec<_>>()
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| SearchError::Internal {
-            message: format!("the tokenizer failed: {}", chain::describe(&error)),
+            message: format!("the tokenizer failed: {}", chain::describe_lost_work(&error)),
         })
     }
 
@@ -140,8 +140,9 @@ impl Searcher {
                 return Err(unavailable(&error.to_string()));
             }
             Err(panic) => {
-                let panic = chain::describe_panic(panic.as_ref());
-                tracing::error!(model = embedder.key.model, panic, "The embedder's engine panicked");
+                // What it said can repeat text of the request.
+                tracing::debug!(panic = chain::describe_panic(panic.as_ref()), "What the engine said");
+                tracing::error!(model = embedder.key.model, "The embedder's engine panicked");
                 return Err(unavailable("the engine panicked"));
             }
         };

@@ -103,13 +103,12 @@ async fn encode(
         Ok(Err(error @ (PromptError::QueryTooLong { .. } | PromptError::DocumentTooLong { .. }))) => {
             Err(StageFailure::Refused(refuse_text(error)))
         }
-        Ok(Err(error)) => Err(tokenizer_failed(&error)),
-        Err(error) => Err(tokenizer_failed(&error)),
+        Ok(Err(error)) => Err(tokenizer_failed(&chain::describe(&error))),
+        Err(error) => Err(tokenizer_failed(chain::describe_lost_work(&error))),
     }
 }
 
-fn tokenizer_failed(error: &dyn std::error::Error) -> StageFailure {
-    let error = chain::describe(error);
+fn tokenizer_failed(error: &str) -> StageFailure {
     tracing::error!(error, "Failed to make prompts");
     StageFailure::new(FallbackReason::EngineFailed, "the reranker's prompts cannot be made".to_owned(), 1)
 }

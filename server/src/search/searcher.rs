@@ -330,10 +330,10 @@ impl Searcher {
         }
     }
 
-    /// Stage 2 took too long. Where its engine has done nothing at all meanwhile, that is a failure of the engine; else
-    /// others were before, or there was much to do.
+    /// Stage 2 took too long. Where its engine had most of the time and has not done a single batch, that is a failure of the
+    /// engine; else others were before, or there was much to do.
     pub(super) fn past_the_deadline(&self, key: &ModelKey, timings: &Timings) -> StageFailure {
-        if timings.batches == 0 && !timings.score.is_zero() {
+        if timings.batches == 0 && timings.score > timings.queue {
             self.breakers.failed(key, Instant::now());
         }
         StageFailure::deadline(self.config.timeouts.rerank_seconds)

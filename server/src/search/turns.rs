@@ -47,8 +47,9 @@ impl Searcher {
             score.stop();
 
             let outcome = outcome.unwrap_or_else(|panic| {
-                let message = format!("the engine panicked: {}", chain::describe_panic(panic.as_ref()));
-                Err(EngineError::Failed { message })
+                // What it said can repeat text of the request.
+                tracing::debug!(panic = chain::describe_panic(panic.as_ref()), "What the engine said");
+                Err(EngineError::Failed { message: "the engine panicked".to_owned() })
             });
             if let (Err(error @ EngineError::OutOfMemory { .. }), false, 2..) = (&outcome, is_half, pairs.len()) {
                 tracing::warn!(

@@ -12,6 +12,7 @@ use crate::api::ApiState;
 use crate::api::error::{ApiError, ErrorCode};
 use crate::api::exchange::Arrival;
 use crate::api::request::Fields;
+use crate::api::search::instruction_choice;
 use crate::prompt::Reading;
 use crate::search::{RerankRequest, RerankResponse};
 
@@ -31,11 +32,24 @@ pub(in crate::api) struct TeiBody {
     truncate: Option<bool>,
     /// `Right`: a text's beginning is kept.
     truncation_direction: Option<String>,
+    /// Ours: what 'relevant' means, in words.
+    #[schema(max_length = 4096)]
+    instruction: Option<String>,
+    /// Ours: what 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
+    instruction_template: Option<String>,
 }
 
 impl Fields for TeiBody {
-    const FIELDS: &'static [&'static str] =
-        &["query", "texts", "raw_scores", "return_text", "truncate", "truncation_direction"];
+    const FIELDS: &'static [&'static str] = &[
+        "query",
+        "texts",
+        "raw_scores",
+        "return_text",
+        "truncate",
+        "truncation_direction",
+        "instruction",
+        "instruction_template",
+    ];
 }
 
 /// One text.
@@ -68,11 +82,17 @@ pub(super) async fn answer(state: &ApiState, arrival: Arrival, body: TeiBody) ->
     let request = RerankRequest {
         query: body.query,
         documents: body.texts.clone(),
+        instruction: instruction_choice(body.instruction, body.instruction_template.as_deref())?,
         reading: Reading { document_tokens: None, refuse_longer: body.truncate == Some(false) },
         ..RerankRequest::default()
     };
     let response = score(state, arrival, request).await.map_err(|error| error.rename_field("documents", "texts"))?;
-    let ranks = response.results.iter().map(|ranked| Rank {
+    let mut results: Vec<_> = response.results.iter().collect();
+    if body.raw_scores {
+        // Scores near one are equal where their log-odds are not.
+        results.sort_by(|left, right| right.log_odds.total_cmp(&left.log_odds));
+    }
+    let ranks = results.into_iter().map(|ranked| Rank {
         index: ranked.index,
         score: if body.raw_scores { ranked.log_odds } else { ranked.score },
         text: body.texts.get(ranked.index).filter(|_| body.return_text).map(String::as_str),

@@ -44,6 +44,16 @@ async fn what_cannot_be_embedded_is_refused_with_the_field() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn texts_wait_in_the_same_bounded_queue_as_pairs() {
+    let bench = bench_with(|config| config.api.limits.queue_pairs = 3);
+    embed(&bench, texts(&["a"])).await.unwrap();
+    bench.controls.set_embed_time(Duration::from_secs(2));
+    let (first, second) = tokio::join!(embed(&bench, texts(&["a", "b"])), embed(&bench, texts(&["c", "d"])));
+    first.unwrap();
+    assert!(matches!(second, Err(SearchError::Overloaded { .. })), "{second:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_without_a_store_embeds_where_a_model_is_configured() {
     let bench = bench_with(|config| config.vector_store = None);
     embed(&bench, texts(&["a"])).await.unwrap();

@@ -27,6 +27,8 @@ async fn a_load_that_takes_longer_than_the_request_goes_on() {
     bench.controls.set_load_time(Duration::from_secs(20));
     let loaded = bench.searcher.load_model(&named(RERANKER), &context()).await.unwrap();
     assert!(matches!(loaded, ModelLoad::Loading(_)), "{loaded:?}");
+    let refused = bench.searcher.unload_model(&named(RERANKER)).await;
+    assert!(matches!(refused, Err(SearchError::ModelInUse { .. })), "{refused:?}");
     tokio::time::sleep(Duration::from_secs(6)).await;
     let loaded = bench.searcher.load_model(&named(RERANKER), &context()).await.unwrap();
     assert!(matches!(loaded, ModelLoad::Ready(_)), "{loaded:?}");
