@@ -330,10 +330,11 @@ impl Searcher {
         }
     }
 
-    /// Stage 2 took too long. Where its engine had most of the time and has not done a single batch, that is a failure of the
-    /// engine; else others were before, or there was much to do.
+    /// Stage 2 took too long. Where its engine had at least half of the time and has not done a single batch, that is a failure
+    /// of the engine; else the load took it, others were before, or there was much to do.
     pub(super) fn past_the_deadline(&self, key: &ModelKey, timings: &Timings) -> StageFailure {
-        if timings.batches == 0 && timings.score > timings.queue {
+        let allowed = Duration::from_secs(u64::try_from(self.config.timeouts.rerank_seconds).unwrap_or(0));
+        if timings.batches == 0 && timings.score * 2 >= allowed {
             self.breakers.failed(key, Instant::now());
         }
         StageFailure::deadline(self.config.timeouts.rerank_seconds)

@@ -256,3 +256,23 @@ async fn breaker_open_for_an_engine_that_hangs_but_not_for_one_that_others_keep_
     busy.controls.set_score_time(Duration::ZERO);
     busy.assert_serves().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_used_up_the_time_is_no_failure_of_the_engine() {
+    let bench = bench_with(|config| config.timeouts.rerank_seconds = 10);
+    bench.controls.set_score_time(Duration::from_secs(3));
+    for round in 0..6 {
+        // Eight seconds of the ten are the load's, so the engine is cut off in the middle of its first batch.
+        bench.controls.set_load_time(Duration::ZERO);
+        bench.search(SearchRequest { use_reranker: Some(false), ..ask("q", 1) }).await.unwrap();
+        bench.controls.set_load_time(Duration::from_secs(8));
+        let response = bench.search(ask("q", 3)).await.unwrap();
+        assert_vector_order(&response, FallbackReason::Deadline, "rerankSeconds");
+        bench
+            .searcher
+            .unload_model(&RerankChoice { model: Some(RERANKER.to_owned()), quantization: None })
+            .await
+            .unwrap();
+        assert_eq!(bench.controls.seen().loads.iter().filter(|model| *model == RERANKER).count(), round + 1);
+    }
+}
