@@ -24,7 +24,8 @@ mod violation;
 pub use parse::{ConfigError, FieldError};
 pub use reranking::{AllowedOverride, Candidates, Embedding, Instruction, Reranker, SelfTest};
 pub use service::{
-    Access, Api, Lifecycle, Limits, Listen, Loading, LogFormat, Logging, ModelControl, Timeouts, Weights, WhileLoading,
+    Access, Api, ClientAccess, Lifecycle, Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl,
+    Timeouts, Weights, WhileLoading,
 };
 pub use serving::{NotServed, ServedModel};
 pub use store::{Collection, Embedded, Qdrant, QdrantTls, VectorStore};

@@ -49,6 +49,7 @@ fn numbers_out_of_range_are_refused_with_the_range() {
         ("documents", 0, "1 to 100000"),
         ("bodyBytes", 1_023, "1024 to 1073741824"),
         ("queuePairs", 0, "1 to 10000000"),
+        ("queueBytes", 1_048_575, "1048576 to 1099511627776"),
     ] {
         let text = format!("reranker: {{model: a}}\napi: {{limits: {{{field}: {refused}}}}}");
         assert_refused(&text, &format!("api.limits.{field}"), range);
@@ -131,6 +132,37 @@ fn models_that_could_leave_the_weights_directory_are_refused() {
 }
 
 #[test]
+fn a_client_that_is_restricted_has_a_key_and_collections_that_exist() {
+    let store = "embedding: {model: a}\nvectorStore: {embedded: {path: d, collections: [{name: c}, {name: d}]}}";
+    let text = |access: &str| format!("{store}\naccess: {access}");
+    assert_eq!(
+        violations(&text("{apiKeysFile: k, clients: [{name: x, collections: [d]}, {name: y, collections: []}]}")),
+        [""; 0]
+    );
+    for (access, path, part) in [
+        ("{clients: [{name: x, collections: [c]}]}", "access.clients", "needs access.apiKeysFile"),
+        ("{apiKeysFile: k, clients: [{name: '', collections: [c]}]}", "access.clients[0].name", "is empty"),
+        (
+            "{apiKeysFile: k, clients: [{name: x, collections: [c]}, {name: x, collections: [d]}]}",
+            "access.clients[1].name",
+            "named twice",
+        ),
+        (
+            "{apiKeysFile: k, clients: [{name: x, collections: [c, e]}]}",
+            "access.clients[0].collections[1]",
+            "`e` is no collection of vectorStore; allowed: c, d",
+        ),
+    ] {
+        assert_refused(&text(access), path, part);
+    }
+    assert_refused(
+        "reranker: {model: a}\naccess: {apiKeysFile: k, clients: [{name: x, collections: [c]}]}",
+        "access.clients[0].collections[0]",
+        "none, as there is no vectorStore",
+    );
+}
+
+#[test]
 fn a_vector_store_is_one_with_collections_that_have_names_of_their_own() {
     for (store, path, part) in [
         ("{}", "vectorStore", "neither qdrant nor embedded"),
@@ -192,6 +224,7 @@ fn qdrant_is_reached_by_a_url_that_is_safe_and_a_key_that_is_not_sent_in_the_cle
     refused("http://169.254.169.254:6334", "", url, "169.254.169.254 is a link-local address");
     refused("http://[fe80::1]:6334", "", url, "link-local");
     refused("http://metadata.google.internal", "", url, "metadata service of a cloud");
+    refused("http://localhost:6334", ", allowLoopback: false", url, "this machine itself");
     let tls = "vectorStore.qdrant.tls";
     refused("http://q", ", apiKeyFile: k", "vectorStore.qdrant.apiKeyFile", "allowInsecure: true");
     refused("https://q", ", apiKeyFile: ''", "vectorStore.qdrant.apiKeyFile", "is empty");

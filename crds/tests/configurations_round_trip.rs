@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{CustomReranker, EngineKind, InstructionTemplate, Prompt, Quantization, Scoring};
 use rerank_crds::server_config::{
-    Access, AllowedOverride, Api, Candidates, Collection, Embedded, Embedding, Instruction, Lifecycle, Limits, Listen,
-    Loading, LogFormat, Logging, ModelControl, Qdrant, QdrantTls, Reranker, SelfTest, Timeouts, VectorStore, Weights,
-    WhileLoading,
+    Access, AllowedOverride, Api, Candidates, ClientAccess, Collection, Embedded, Embedding, Instruction, Lifecycle,
+    Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl, Qdrant, QdrantTls, Reranker, SelfTest,
+    Timeouts, VectorStore, Weights, WhileLoading,
 };
 
 /// Texts that YAML could mistake for something else, or that are hard to write.
@@ -71,9 +71,13 @@ fn quantization() -> impl Strategy<Value = Quantization> {
 }
 
 fn listen() -> impl Strategy<Value = Listen> {
-    (any::<std::net::IpAddr>(), any::<std::net::IpAddr>(), 0_u16..30_000).prop_map(|(api, control, port)| Listen {
-        api_address: SocketAddr::new(api, port),
-        control_address: SocketAddr::new(control, port + 30_000),
+    let tls = option::of((file(), file()));
+    (any::<std::net::IpAddr>(), any::<std::net::IpAddr>(), 0_u16..30_000, tls).prop_map(|(api, control, port, tls)| {
+        Listen {
+            api_address: SocketAddr::new(api, port),
+            tls: tls.map(|(certificate_file, key_file)| ListenTls { certificate_file, key_file }),
+            control_address: SocketAddr::new(control, port + 30_000),
+        }
     })
 }
 
@@ -208,6 +212,7 @@ fn qdrant() -> impl Strategy<Value = Qdrant> {
                 api_key_file: key.filter(|_| secure || allow_insecure),
                 tls: QdrantTls { ca_file: ca_file.filter(|_| secure), certificate_file, key_file },
                 allow_insecure,
+                allow_loopback: true,
             }
         },
     )
@@ -224,13 +229,17 @@ fn vector_store() -> impl Strategy<Value = VectorStore> {
 
 fn access() -> impl Strategy<Value = Access> {
     let model_control = prop::sample::select(vec![ModelControl::Authenticated, ModelControl::Open, ModelControl::Off]);
-    (option::of(file()), model_control)
-        .prop_map(|(api_keys_file, model_control)| Access { api_keys_file, model_control })
+    (option::of(file()), vec(awkward_text(), 0..3), model_control).prop_map(|(api_keys_file, names, model_control)| {
+        let names: std::collections::BTreeSet<_> = names.into_iter().filter(|_| api_keys_file.is_some()).collect();
+        let clients = names.into_iter().map(|name| ClientAccess { name, collections: Vec::new() }).collect();
+        Access { api_keys_file, clients, model_control }
+    })
 }
 
 fn api(embedding_model: String) -> impl Strategy<Value = Api> {
-    let limits = (1..=100_000, 1_024_i64..=1_073_741_824, 1..=10_000_000)
-        .prop_map(|(documents, body_bytes, queue_pairs)| Limits { documents, body_bytes, queue_pairs });
+    let limits = (1..=100_000, 1_024_i64..=1_073_741_824, 1..=10_000_000, 1_048_576_i64..=1_099_511_627_776).prop_map(
+        |(documents, body_bytes, queue_pairs, queue_bytes)| Limits { documents, body_bytes, queue_pairs, queue_bytes },
+    );
     // The embedding model is served by every one of these configurations, and no model's name has a blank.
     (vec(awkward_text(), 0..3), limits).prop_map(move |(aliases, limits)| Api {
         model_aliases: aliases

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use rerank_crds::server_config::ClientAccess;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -53,7 +54,7 @@ pub struct ApiKeys {
 
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.clients.iter().map(|client| client.name.as_str()).collect();
+        let names: Vec<&str> = self.names().collect();
         formatter.debug_struct("ApiKeys").field("clients", &names).finish_non_exhaustive()
     }
 }
@@ -100,6 +101,17 @@ impl ApiKeys {
     /// How many clients have a key.
     pub fn len(&self) -> usize {
         self.clients.len()
+    }
+
+    /// Names of all clients.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.clients.iter().map(|client| client.name.as_str())
+    }
+
+    /// Clients that are restricted and have no key: a typo would leave another one unrestricted.
+    pub fn unknown_among<'a>(&'a self, restricted: &'a [ClientAccess]) -> impl Iterator<Item = &'a str> {
+        let restricted = restricted.iter().map(|client| client.name.as_str());
+        restricted.filter(|name| self.names().all(|known| known != *name))
     }
 
     /// Always false: keys without any client are refused at load.
@@ -210,6 +222,14 @@ mod tests {
         assert_eq!(keys.client_of(b"secret:2"), Some("blog"));
         assert_eq!(keys.client_of(b"secret-3"), None);
         assert_eq!(keys.client_of(b""), None);
+    }
+
+    #[test]
+    fn a_restricted_client_without_a_key_is_noticed() {
+        let keys = from_file("shop: a\nblog: b\n").unwrap();
+        let restricted = |name: &str| ClientAccess { name: name.to_owned(), collections: Vec::new() };
+        let restricted = [restricted("shop"), restricted("shopp")];
+        assert_eq!(keys.unknown_among(&restricted).collect::<Vec<_>>(), ["shopp"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One outer layer ([`exchange`]) gives every request its id, span, metric and error body. `error` alone knows status
 //! codes. Sockets are not its business (`crate::http`), so every route is tested by calling the router.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct ApiSettings {
     pub body_read_timeout: Duration,
     /// Documents of one request, at most.
     pub documents: usize,
+    /// The collections of each client that may not use all of them (`access.clients`), by the client's name.
+    pub restricted_clients: BTreeMap<String, Arc<[String]>>,
     /// Whether `POST /documents` exists.
     pub writable: bool,
     /// Whether models can be loaded and unloaded by request.

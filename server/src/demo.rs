@@ -69,7 +69,7 @@ pub fn queries(corpus: &Path) -> Result<Vec<DemoQuery>, DemoError> {
 /// The tiny pair in float32, an embedded store under `data`, both ports on loopback.
 pub fn config(models: &Path, data: &Path, api_address: SocketAddr) -> ServerConfig {
     ServerConfig {
-        listen: Listen { api_address, control_address: ([127, 0, 0, 1], 0).into() },
+        listen: Listen { api_address, tls: None, control_address: ([127, 0, 0, 1], 0).into() },
         embedding: Embedding {
             model: Some(EMBEDDER.to_owned()),
             quantization: Quantization::Float32,

@@ -13,12 +13,18 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::metrics::Metrics;
+
+pub mod tls;
+
+use tls::TlsIdentity;
 
 /// Headers of one request, at most; more are answered 431.
 pub const MAXIMUM_HEADERS: usize = 64;
@@ -102,11 +108,13 @@ pub enum Drained {
 }
 
 /// Serves until `stop` fires, then closes the listener, finishes the requests under way within
-/// [`ListenerOptions::drain_timeout`] and returns. `metrics` counts connections where given.
+/// [`ListenerOptions::drain_timeout`] and returns. `tls`: what connections are encrypted with; None: plain HTTP. `metrics`
+/// counts connections where given.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     options: ListenerOptions,
+    tls: Option<Arc<TlsIdentity>>,
     metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
 ) -> Drained {
@@ -130,7 +138,8 @@ pub async fn serve(
             first_request_timeout: options.header_read_timeout,
             _open: OpenConnection::new(permit, metrics.clone()),
         };
-        tokio::spawn(connection.run(stream));
+        let acceptor = tls.as_ref().map(|identity| TlsAcceptor::from(identity.current()));
+        tokio::spawn(connection.run(stream, acceptor));
     }
     drop(listener);
     let open = graceful.count();
@@ -215,7 +224,16 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let Some(acceptor) = acceptor else { return self.serve(stream).await };
+        match tokio::time::timeout(self.first_request_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "The TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %self.peer, "Connection closed: the TLS handshake did not end in time"),
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let Self { builder, router, watcher, peer, first_request_timeout, _open } = self;
         let first_request = Arc::new(Notify::new());
         let service = {

@@ -129,7 +129,7 @@ pub trait DocumentEmbedder: Send + Sync {
 impl DocumentEmbedder for Searcher {
     async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, IndexError> {
         // An interruption lets the batch under way finish, so nothing cancels it from here.
-        let context = RequestContext { cancel: CancellationToken::new(), arrival: tokio::time::Instant::now() };
+        let context = RequestContext::local();
         self.embed_documents(texts, &context).await.map_err(|error: SearchError| IndexError::Embed(Box::new(error)))
     }
 }

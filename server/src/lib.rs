@@ -22,6 +22,7 @@ pub mod models;
 pub mod pool;
 pub mod preflight;
 pub mod prompt;
+mod reload;
 pub mod run;
 pub mod search;
 pub mod self_test;

@@ -142,6 +142,7 @@ pub struct Metrics {
     fallbacks: Family<ReasonLabels, Counter>,
     queue_pairs: Gauge,
     queue_tokens: Gauge,
+    queue_bytes: Gauge,
     loads: Family<LoadLabels, Counter>,
     unloads: Family<ModelLabels, Counter>,
     load_duration: HistogramFamily<ModelLabels>,
@@ -270,7 +271,16 @@ impl Metrics {
         );
         let queue_pairs =
             to.gauge("queue_pairs", None, "Pairs, and texts of embedding requests, that wait or are being worked on.");
-        let queue_tokens = to.gauge("queue_tokens", None, "Tokens that wait or are being scored.");
+        let queue_tokens = to.gauge(
+            "queue_tokens",
+            None,
+            "Tokens that wait or are being worked on; at most so many where the texts are not tokenized yet.",
+        );
+        let queue_bytes = to.gauge(
+            "queue",
+            Some(Unit::Bytes),
+            "Memory of the texts and tokens that wait or are being worked on, which api.limits.queueBytes bounds.",
+        );
         let loads = to.counter(
             "model_loads",
             &["model", "outcome"],
@@ -326,6 +336,7 @@ impl Metrics {
             fallbacks,
             queue_pairs,
             queue_tokens,
+            queue_bytes,
             loads,
             unloads,
             load_duration,
@@ -402,9 +413,10 @@ impl Metrics {
     }
 
     /// Pairs and tokens that wait or are being scored changed by so much.
-    pub fn change_queue(&self, pairs: i64, tokens: i64) {
+    pub fn change_queue(&self, pairs: i64, tokens: i64, bytes: i64) {
         self.queue_pairs.inc_by(pairs);
         self.queue_tokens.inc_by(tokens);
+        self.queue_bytes.inc_by(bytes);
     }
 
     /// A model was loaded, or not. `model` comes from the configuration, never from a request.
@@ -467,7 +479,7 @@ mod tests {
         metrics.count_scored(50, 17_000);
         metrics.count_truncated(2);
         metrics.count_fallback("loading");
-        metrics.change_queue(50, 17_000);
+        metrics.change_queue(50, 17_000, 68_000);
         metrics.observe_load("tiny", LoadOutcome::Ready, Duration::from_millis(150));
         metrics.count_unload("tiny");
         metrics.observe_rank_change(2.5);
@@ -532,6 +544,7 @@ mod tests {
             "rerank_fallbacks_total{reason=\"loading\"} 1",
             "rerank_queue_pairs 50",
             "rerank_queue_tokens 17000",
+            "rerank_queue_bytes 68000",
             "rerank_model_loads_total{model=\"tiny\",outcome=\"ready\"} 1",
             "rerank_model_unloads_total{model=\"tiny\"} 1",
             "rerank_device_memory_free_bytes 3",

@@ -28,6 +28,8 @@ pub enum Check {
     Configuration,
     /// API key files.
     ApiKeys,
+    /// Certificate and key of the API.
+    Tls,
     /// Weights are there, whole and of a known kind.
     Weights,
     /// The tokenizer makes prompts.
@@ -45,6 +47,7 @@ impl Check {
         match self {
             Self::Configuration => "configuration",
             Self::ApiKeys => "api_keys",
+            Self::Tls => "tls",
             Self::Weights => "weights",
             Self::Tokenizer => "tokenizer",
             Self::Memory => "memory",

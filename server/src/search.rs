@@ -1,8 +1,8 @@
 //! The use case: two-stage search, and reranking alone. Knows no HTTP and no model library.
 //!
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
-//! `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
-//! stages), `rerank_only` and `embed_only` (no store), `model_control`, `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how many pairs may wait),
+//! `caller` (who asks), `demand` (of the queue), `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
+//! stages), `rerank_only` and `embed_only` (no store), `model_control`, `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how much may wait),
 //! `lane` (whose turn it is), `breaker` (whether a failing engine is asked), `turns` (scoring batch by batch).
 
 use std::time::Duration;
@@ -18,8 +18,10 @@ use crate::store::{DocumentId, StoreError};
 
 mod admission;
 mod breaker;
+mod caller;
 pub mod candidates;
 mod deadlines;
+mod demand;
 mod embed_only;
 mod embed_stage;
 mod fallback;
@@ -37,6 +39,7 @@ pub(crate) mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use caller::{Caller, Client};
 pub use model_control::ModelLoad;
 pub use searcher::{Searcher, SearcherOptions, SharedSearcher};
 pub use served::ServedModels;
@@ -154,6 +157,19 @@ pub struct RequestContext {
     pub cancel: CancellationToken,
     /// When the request arrived; deadlines count from here.
     pub arrival: tokio::time::Instant,
+    /// Who asks, and what they may search.
+    pub caller: Caller,
+}
+
+impl RequestContext {
+    /// Of the command line: nobody leaves, and nobody else is there.
+    pub fn local() -> Self {
+        Self {
+            cancel: CancellationToken::new(),
+            arrival: tokio::time::Instant::now(),
+            caller: Caller::unrestricted(Client::Local),
+        }
+    }
 }
 
 /// Which reranker answered.
@@ -330,6 +346,12 @@ pub enum SearchError {
         /// What is served.
         served: Vec<String>,
     },
+    /// A restricted client asks for a collection that is not its own, or that does not exist: 403.
+    #[error("this client may not use that collection")]
+    ForbiddenCollection {
+        /// What it may search.
+        own: Vec<String>,
+    },
     /// No vector store is configured: 404 `search_not_configured`.
     #[error("this service has no vector store, it only reranks documents that come with the request")]
     NotConfigured,
@@ -354,8 +376,14 @@ pub enum SearchError {
         /// When to come back.
         retry_after_seconds: u64,
     },
-    /// More pairs wait than `api.limits.queuePairs`: 503 `overloaded`.
-    #[error("too many pairs are waiting (api.limits.queuePairs); come back after `Retry-After`")]
+    /// The client has its share of the queue: 429.
+    #[error("this client has its share of the queue already; come back after `Retry-After`, or send fewer at a time")]
+    TooManyRequests {
+        /// When to come back.
+        retry_after_seconds: u64,
+    },
+    /// More waits than `api.limits.queuePairs` or `.queueBytes` allow: 503 `overloaded`.
+    #[error("too much is waiting (api.limits.queuePairs, api.limits.queueBytes); come back after `Retry-After`")]
     Overloaded {
         /// When to come back.
         retry_after_seconds: u64,

@@ -163,16 +163,11 @@ impl Parts {
     fn collection<'a>(
         &'a self,
         asked: Option<&str>,
+        context: &RequestContext,
     ) -> Result<&'a rerank_crds::server_config::Collection, SearchError> {
         let collections = self.config.vector_store.as_ref().map_or(&[][..], |store| store.collections());
-        let found = match asked {
-            None => collections.first(),
-            Some(name) => collections.iter().find(|collection| collection.name == name),
-        };
-        found.ok_or_else(|| SearchError::UnknownCollection {
-            collection: asked.unwrap_or_default().to_owned(),
-            served: collections.iter().map(|collection| collection.name.clone()).collect(),
-        })
+        let name = context.caller.collection(asked, collections.iter().map(|collection| collection.name.as_str()))?;
+        collections.iter().find(|collection| collection.name == name).ok_or(SearchError::NotConfigured)
     }
 }
 
@@ -200,7 +195,7 @@ impl Service for Parts {
 
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {
         let store = self.store.as_ref().ok_or(SearchError::NotConfigured)?;
-        let collection = self.collection(request.collection.as_deref())?;
+        let collection = self.collection(request.collection.as_deref(), context)?;
         let seconds = u64::try_from(self.config.timeouts.request_seconds).unwrap_or(1);
         let deadline = context.arrival + Duration::from_secs(seconds);
         let work = async {

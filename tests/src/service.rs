@@ -63,5 +63,5 @@ impl TinyService {
 
 /// A request that arrives now and whose client stays.
 pub fn arriving() -> RequestContext {
-    RequestContext { cancel: CancellationToken::new(), arrival: Instant::now() }
+    RequestContext::local()
 }

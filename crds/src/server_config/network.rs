@@ -45,6 +45,12 @@ pub enum RefusedAddress {
         /// The address.
         address: IpAddr,
     },
+    /// An address of this machine where none is allowed.
+    #[error("{host} is this machine itself, and vectorStore.qdrant.allowLoopback is false")]
+    Loopback {
+        /// Name or address.
+        host: String,
+    },
     /// A metadata service.
     #[error("{host} is the metadata service of a cloud")]
     Metadata {
@@ -53,9 +59,10 @@ pub enum RefusedAddress {
     },
 }
 
-/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also mapped into IPv6) and known metadata services. Ask it for
-/// every address that a name resolves to.
-pub fn check_address(address: IpAddr) -> Result<(), RefusedAddress> {
+/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also mapped into IPv6), known metadata services and, unless
+/// `allow_loopback`, this machine's own (`127.0.0.0/8`, `::1`, and the unspecified address, which means the same). Ask it
+/// for every address that a name resolves to.
+pub fn check_address(address: IpAddr, allow_loopback: bool) -> Result<(), RefusedAddress> {
     let address = address.to_canonical();
     let embedded = match address {
         IpAddr::V6(address) => address.to_ipv4(),
@@ -69,13 +76,20 @@ pub fn check_address(address: IpAddr) -> Result<(), RefusedAddress> {
         Err(RefusedAddress::LinkLocal { address })
     } else if METADATA_ADDRESSES.contains(&address) {
         Err(RefusedAddress::Metadata { host: address.to_string() })
+    } else if !allow_loopback && is_this_machine(address, embedded) {
+        Err(RefusedAddress::Loopback { host: address.to_string() })
     } else {
         Ok(())
     }
 }
 
+fn is_this_machine(address: IpAddr, embedded: Option<Ipv4Addr>) -> bool {
+    let is_own = |address: IpAddr| address.is_loopback() || address.is_unspecified();
+    is_own(address) || embedded.is_some_and(|address| is_own(address.into()))
+}
+
 /// Checks the URL of a vector store: form, and that its host is not refused by name or address.
-pub fn check_store_url(text: &str) -> Result<(), RefusedAddress> {
+pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAddress> {
     let form = |problem| Err(RefusedAddress::Form { problem });
     if text.is_empty() {
         return form("is empty");
@@ -110,11 +124,17 @@ pub fn check_store_url(text: &str) -> Result<(), RefusedAddress> {
     }
     match url.host() {
         None => form("has no host"),
-        Some(Host::Ipv4(address)) => check_address(address.into()),
-        Some(Host::Ipv6(address)) => check_address(address.into()),
+        Some(Host::Ipv4(address)) => check_address(address.into(), allow_loopback),
+        Some(Host::Ipv6(address)) => check_address(address.into(), allow_loopback),
         Some(Host::Domain(name)) => {
             let name = name.trim_end_matches('.').to_ascii_lowercase();
-            if METADATA_HOSTS.contains(&name.as_str()) { Err(RefusedAddress::Metadata { host: name }) } else { Ok(()) }
+            if METADATA_HOSTS.contains(&name.as_str()) {
+                Err(RefusedAddress::Metadata { host: name })
+            } else if !allow_loopback && (name == "localhost" || name.ends_with(".localhost")) {
+                Err(RefusedAddress::Loopback { host: name })
+            } else {
+                Ok(())
+            }
         }
     }
 }
@@ -133,7 +153,7 @@ mod tests {
             "http://10.0.0.7:6334",
             "http://qdrant.search.svc.cluster.local:6334",
         ] {
-            assert_eq!(check_store_url(url), Ok(()), "{url}");
+            assert_eq!(check_store_url(url, true), Ok(()), "{url}");
         }
     }
 
@@ -159,10 +179,10 @@ mod tests {
             ("http://qdrant\\x", "backslash"),
             ("http://[::1", "is no URL"),
         ] {
-            let error = check_store_url(url).unwrap_err().to_string();
+            let error = check_store_url(url, true).unwrap_err().to_string();
             assert!(error.contains(problem), "{url}: {error}");
         }
-        assert!(check_store_url(&format!("http://{}", "a".repeat(3_000))).is_err());
+        assert!(check_store_url(&format!("http://{}", "a".repeat(3_000)), true).is_err());
     }
 
     #[test]
@@ -184,7 +204,10 @@ mod tests {
             "http://instance-data",
         ] {
             assert!(
-                matches!(check_store_url(url), Err(RefusedAddress::LinkLocal { .. } | RefusedAddress::Metadata { .. })),
+                matches!(
+                    check_store_url(url, true),
+                    Err(RefusedAddress::LinkLocal { .. } | RefusedAddress::Metadata { .. })
+                ),
                 "{url}"
             );
         }
@@ -193,7 +216,27 @@ mod tests {
     #[test]
     fn other_addresses_may_be_connected_to() {
         for address in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "8.8.8.8", "::1", "fec0::1", "fd00::1", "169.253.0.1"] {
-            assert_eq!(check_address(address.parse().unwrap()), Ok(()), "{address}");
+            assert_eq!(check_address(address.parse().unwrap(), true), Ok(()), "{address}");
         }
+    }
+
+    #[test]
+    fn this_machine_is_refused_where_it_is_not_allowed() {
+        for url in [
+            "http://127.0.0.1:6334",
+            "http://127.1",
+            "http://0x7f000001",
+            "http://0.0.0.0:6334",
+            "http://[::1]:6334",
+            "http://[::]",
+            "http://[::ffff:127.0.0.1]",
+            "http://localhost:6334",
+            "http://LocalHost.",
+            "http://qdrant.localhost",
+        ] {
+            assert!(matches!(check_store_url(url, false), Err(RefusedAddress::Loopback { .. })), "{url}");
+            assert_eq!(check_store_url(url, true), Ok(()), "{url}");
+        }
+        assert_eq!(check_store_url("http://10.0.0.7:6334", false), Ok(()));
     }
 }

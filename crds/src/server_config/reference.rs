@@ -3,10 +3,11 @@
 //! `docs/configuration.md` holds [`markdown`]; a test compares the two, and another fails where a field has no meaning.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use super::{AllowedOverride, Collection, Embedded, Qdrant, ServerConfig, VectorStore};
+use super::{AllowedOverride, ClientAccess, Collection, Embedded, ListenTls, Qdrant, ServerConfig, VectorStore};
 use crate::catalog::{CustomReranker, Prompt, Scoring};
 
 /// One setting.
@@ -73,6 +74,8 @@ fn complete() -> ServerConfig {
         prompt: Prompt::default(),
         scoring: Scoring::default(),
     }];
+    config.listen.tls = Some(ListenTls { certificate_file: PathBuf::new(), key_file: PathBuf::new() });
+    config.access.clients = vec![ClientAccess { name: String::new(), collections: vec![String::new()] }];
     config
 }
 
@@ -108,6 +111,11 @@ fn collect(path: String, value: &Value, settings: &mut Vec<Setting>) {
 /// What each setting means, with its bounds, in the order of the file.
 const MEANINGS: &[(&str, &str)] = &[
     ("listen.apiAddress", "Address and port of the API; port 0 is any free one"),
+    (
+        "listen.tls.certificateFile",
+        "PEM file of the API's certificate and those that vouch for it, read again every 5 s; none: plain HTTP",
+    ),
+    ("listen.tls.keyFile", "PEM file of the certificate's key, together with `certificateFile`"),
     ("listen.controlAddress", "Address and port of probes, metrics and model states; not that of the API"),
     ("engine", "Which engine computes: Auto, Mistralrs, Packed (not in this build yet)"),
     (
@@ -187,6 +195,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ("vectorStore.qdrant.tls.certificateFile", "PEM file of the client certificate, together with `keyFile`"),
     ("vectorStore.qdrant.tls.keyFile", "PEM file of the client key, together with `certificateFile`"),
     ("vectorStore.qdrant.allowInsecure", "Allow an API key over plain http"),
+    (
+        "vectorStore.qdrant.allowLoopback",
+        "Allow an address of this machine; link-local addresses and metadata services of clouds are never allowed, by name, by address, or as what a name resolves to",
+    ),
     ("vectorStore.embedded.path", "Folder of the collections of the embedded store"),
     (
         "vectorStore.embedded.collections[].name",
@@ -201,13 +213,28 @@ const MEANINGS: &[(&str, &str)] = &[
         "File with a line `client: key` for each client, or folder with a file for each, read again every 5 s, the last ones count on where that fails; none: no key is asked for",
     ),
     (
+        "access.clients[].name",
+        "Client of `apiKeysFile` that may use some collections only; all others may use every one",
+    ),
+    (
+        "access.clients[].collections[]",
+        "A collection that it may search and index, others answer 403; its default is the first of `vectorStore` among them; empty: it may only rerank and embed",
+    ),
+    (
         "access.modelControl",
         "Who may load and unload models (`POST /v1/models/load`, `/v1/models/unload`): Authenticated (callers with a key), Open, Off",
     ),
     ("api.modelAliases", "Names that clients send, each for a served model: `alias: model`"),
     ("api.limits.documents", "Documents of one rerank request, 1 to 100,000"),
     ("api.limits.bodyBytes", "Bytes of one request body, 1 KiB to 1 GiB"),
-    ("api.limits.queuePairs", "Pairs waiting or being scored, 1 to 10,000,000"),
+    (
+        "api.limits.queuePairs",
+        "Pairs waiting or being scored, 1 to 10,000,000; past it 503, and 429 for a client that has its share of it",
+    ),
+    (
+        "api.limits.queueBytes",
+        "Memory of the texts and tokens that wait or are being scored, 1 MiB to 1 TiB, counted at most until texts are tokenized; past it as `queuePairs`",
+    ),
     (
         "logging.filter",
         "Log filter in `RUST_LOG` syntax; `mistralrs_core` and `qdrant_edge` tell errors alone unless it names them",

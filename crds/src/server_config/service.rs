@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,20 @@ use serde::{Deserialize, Serialize};
 pub struct Listen {
     /// The API. Default `0.0.0.0:8000`.
     pub api_address: SocketAddr,
+    /// Certificate and key of the API. Default: plain HTTP.
+    pub tls: Option<ListenTls>,
     /// Probes, metrics and read-only model states. Default `0.0.0.0:9090`.
     pub control_address: SocketAddr,
+}
+
+/// What the API speaks TLS with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ListenTls {
+    /// PEM file of the certificate, those that vouch for it behind it.
+    pub certificate_file: PathBuf,
+    /// PEM file of its key.
+    pub key_file: PathBuf,
 }
 
 /// When models are loaded, warmed and unloaded.
@@ -79,8 +92,28 @@ pub struct Access {
     /// File or folder of API keys: a folder holds one file for each client (a mounted Secret), a file one
     /// `client: key` for each line. Default: no key is asked for.
     pub api_keys_file: Option<PathBuf>,
+    /// Clients that may use some collections only; every other client may use all of them.
+    pub clients: Vec<ClientAccess>,
     /// Who may load and unload models through the API. Default `Authenticated`.
     pub model_control: ModelControl,
+}
+
+/// What one client may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientAccess {
+    /// Name of the client in `apiKeysFile`.
+    pub name: String,
+    /// Collections that it may search and index; the first that is served is its default. Empty: it may only rerank and
+    /// embed.
+    pub collections: Vec<String>,
+}
+
+impl Access {
+    /// The collections of each client that may not use all of them.
+    pub fn collections_by_client(&self) -> BTreeMap<String, Arc<[String]>> {
+        self.clients.iter().map(|client| (client.name.clone(), client.collections.clone().into())).collect()
+    }
 }
 
 /// Who may load and unload models through the API.
@@ -115,6 +148,8 @@ pub struct Limits {
     pub body_bytes: i64,
     /// Pairs waiting or being scored. Default 10000.
     pub queue_pairs: i32,
+    /// Memory of the texts and tokens that wait or are being scored. Default 128 MiB.
+    pub queue_bytes: i64,
 }
 
 /// Log filter and format.
@@ -139,7 +174,7 @@ pub enum LogFormat {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { api_address: ([0, 0, 0, 0], 8000).into(), control_address: ([0, 0, 0, 0], 9090).into() }
+        Self { api_address: ([0, 0, 0, 0], 8000).into(), tls: None, control_address: ([0, 0, 0, 0], 9090).into() }
     }
 }
 
@@ -163,7 +198,7 @@ impl Default for Weights {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { documents: 1_000, body_bytes: 2 * 1024 * 1024, queue_pairs: 10_000 }
+        Self { documents: 1_000, body_bytes: 2 * 1024 * 1024, queue_pairs: 10_000, queue_bytes: 128 * 1024 * 1024 }
     }
 }
 

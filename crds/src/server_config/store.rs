@@ -17,7 +17,7 @@ pub struct VectorStore {
 }
 
 /// A Qdrant server over gRPC.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Qdrant {
     /// `http://` or `https://`, host and gRPC port (6334).
@@ -30,6 +30,22 @@ pub struct Qdrant {
     pub tls: QdrantTls,
     /// Allow an API key over plain http. Default false.
     pub allow_insecure: bool,
+    /// Allow an address of this machine, as on a laptop. Default true; the operator says false, since in a pod it would be
+    /// the server itself.
+    pub allow_loopback: bool,
+}
+
+impl Default for Qdrant {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            collections: Vec::new(),
+            api_key_file: None,
+            tls: QdrantTls::default(),
+            allow_insecure: false,
+            allow_loopback: true,
+        }
+    }
 }
 
 /// TLS files of the connection to Qdrant.

@@ -9,8 +9,8 @@ use std::path::Path;
 use super::network::{ALLOWED_URL, RefusedAddress, check_store_url};
 use super::violation::Checks;
 use super::{
-    Access, Api, Candidates, Collection, Embedding, Instruction, Lifecycle, Listen, Logging, MAXIMUM_K, Qdrant,
-    QdrantTls, Reranker, ServerConfig, Timeouts, VectorStore, Violations, Weights,
+    Access, Api, Candidates, ClientAccess, Collection, Embedding, Instruction, Lifecycle, Listen, ListenTls, Logging,
+    MAXIMUM_K, Qdrant, QdrantTls, Reranker, ServerConfig, Timeouts, VectorStore, Violations, Weights,
 };
 use crate::catalog::{CustomReranker, check_model_id, check_revision};
 
@@ -62,7 +62,7 @@ impl ServerConfig {
             check_vector_store(store, &mut checks);
         }
         check_weights(weights, &mut checks);
-        check_access(access, &mut checks);
+        self.check_access(access, &mut checks);
         self.check_aliases(&mut checks);
         check_api(api, &mut checks);
         check_logging(logging, &mut checks);
@@ -93,6 +93,38 @@ impl ServerConfig {
         }
     }
 
+    fn check_access(&self, access: &Access, checks: &mut Checks) {
+        let Access { api_keys_file, clients, model_control: _ } = access;
+        if let Some(file) = api_keys_file {
+            check_path("access.apiKeysFile", file, checks);
+        } else if !clients.is_empty() {
+            checks.refuse("access.clients", "needs access.apiKeysFile: without keys no client has a name");
+        }
+        check_entries("access.clients", clients.len(), checks);
+        let served: Vec<&str> =
+            self.vector_store.iter().flat_map(VectorStore::collections).map(|entry| entry.name.as_str()).collect();
+        let mut names = BTreeSet::new();
+        for (index, ClientAccess { name, collections }) in clients.iter().enumerate() {
+            let path = format!("access.clients[{index}]");
+            checks.text(format!("{path}.name"), name, MAXIMUM_NAME_CHARACTERS);
+            if !names.insert(name) {
+                checks.refuse(format!("{path}.name"), format!("`{name}` is named twice; name it once"));
+            }
+            check_entries(&format!("{path}.collections"), collections.len(), checks);
+            for (at, collection) in collections.iter().enumerate() {
+                if !served.contains(&collection.as_str()) {
+                    let allowed = if served.is_empty() {
+                        "none, as there is no vectorStore".to_owned()
+                    } else {
+                        served.join(", ")
+                    };
+                    let message = format!("`{collection}` is no collection of vectorStore");
+                    checks.refuse_unless_allowed(format!("{path}.collections[{at}]"), message, allowed);
+                }
+            }
+        }
+    }
+
     fn check_aliases(&self, checks: &mut Checks) {
         let served = self.served_model_ids();
         check_entries("api.modelAliases", self.api.model_aliases.len(), checks);
@@ -110,7 +142,11 @@ impl ServerConfig {
 }
 
 fn check_listen(listen: &Listen, checks: &mut Checks) {
-    let Listen { api_address, control_address } = listen;
+    let Listen { api_address, tls, control_address } = listen;
+    if let Some(ListenTls { certificate_file, key_file }) = tls {
+        check_path("listen.tls.certificateFile", certificate_file, checks);
+        check_path("listen.tls.keyFile", key_file, checks);
+    }
     // Port 0 asks for any free port, so two of them never collide.
     if api_address == control_address && api_address.port() != 0 {
         checks.refuse("listen.controlAddress", "is the same as listen.apiAddress; the two need ports of their own");
@@ -268,8 +304,8 @@ fn check_vector_store(store: &VectorStore, checks: &mut Checks) {
 }
 
 fn check_qdrant(qdrant: &Qdrant, checks: &mut Checks) {
-    let Qdrant { url, collections: _, api_key_file, tls, allow_insecure } = qdrant;
-    match check_store_url(url) {
+    let Qdrant { url, collections: _, api_key_file, tls, allow_insecure, allow_loopback } = qdrant;
+    match check_store_url(url, *allow_loopback) {
         Ok(()) => {}
         Err(error @ RefusedAddress::Form { .. }) => {
             checks.refuse_unless_allowed("vectorStore.qdrant.url", error.to_string(), ALLOWED_URL);
@@ -352,18 +388,12 @@ fn check_weights(weights: &Weights, checks: &mut Checks) {
     check_path("weights.directory", directory, checks);
 }
 
-fn check_access(access: &Access, checks: &mut Checks) {
-    let Access { api_keys_file, model_control: _ } = access;
-    if let Some(file) = api_keys_file {
-        check_path("access.apiKeysFile", file, checks);
-    }
-}
-
 fn check_api(api: &Api, checks: &mut Checks) {
     let Api { model_aliases: _, limits } = api;
     checks.range("api.limits.documents", limits.documents, 1..=100_000);
     checks.range("api.limits.bodyBytes", limits.body_bytes, 1_024..=1_073_741_824);
     checks.range("api.limits.queuePairs", limits.queue_pairs, 1..=10_000_000);
+    checks.range("api.limits.queueBytes", limits.queue_bytes, 1_048_576..=1_099_511_627_776);
 }
 
 fn check_logging(logging: &Logging, checks: &mut Checks) {

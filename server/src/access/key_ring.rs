@@ -1,15 +1,11 @@
 //! API keys that follow their file: a key that is added, taken back or renewed counts without a restart. I/O: reads the
-//! file or folder every few seconds.
+//! file or folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use super::{AccessError, ApiKeys};
-use crate::chain;
-
-/// How often the keys are read.
-const READ_EVERY: Duration = Duration::from_secs(5);
+use crate::reload::Reload;
 
 /// The keys as last read well.
 #[derive(Debug)]
@@ -32,40 +28,19 @@ impl KeyRing {
     pub fn current(&self) -> Arc<ApiKeys> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    /// Reads them again; answers whether they are others. Those that counted go on counting where they cannot be read:
-    /// a Secret in the middle of its renewal must not lock everybody out.
-    pub fn reload(&self) -> Result<bool, AccessError> {
+impl Reload for KeyRing {
+    const WHAT: &'static str = "API keys";
+    type Error = AccessError;
+
+    fn reload(&self) -> Result<bool, AccessError> {
         let keys = ApiKeys::load(&self.path)?;
         if *self.current() == keys {
             return Ok(false);
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(true)
-    }
-
-    /// Reads them every few seconds, for ever.
-    pub async fn keep_current(self: Arc<Self>) {
-        let mut told: Option<String> = None;
-        loop {
-            tokio::time::sleep(READ_EVERY).await;
-            let ring = Arc::clone(&self);
-            let outcome = tokio::task::spawn_blocking(move || ring.reload()).await;
-            let failure = match outcome {
-                Ok(Ok(changed)) => {
-                    if changed {
-                        tracing::info!(clients = self.current().len(), "Read the API keys again");
-                    }
-                    None
-                }
-                Ok(Err(error)) => Some(chain::describe(&error)),
-                Err(error) => Some(chain::describe(&error)),
-            };
-            if let Some(error) = failure.as_ref().filter(|failure| told.as_ref() != Some(failure)) {
-                tracing::error!(error, "Failed to read the API keys again; the last ones go on counting");
-            }
-            told = failure;
-        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Dialect {
                 "message": sentence(error),
                 "type": match self.status(error).as_u16() {
                     401 => "authentication_error",
+                    429 => "rate_limit_error",
                     500.. => "server_error",
                     _ => "invalid_request_error",
                 },

@@ -53,6 +53,8 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// A value is out of its range.
     OutOfRange,
+    /// The client has its share of the queue.
+    TooManyRequests,
     /// Too many headers.
     HeadersTooLarge,
     /// The client left before it was answered; seen in metrics and in the log.
@@ -77,7 +79,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of the documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::UnknownField,
         Self::InvalidFilter,
@@ -93,6 +95,7 @@ impl ErrorCode {
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::OutOfRange,
+        Self::TooManyRequests,
         Self::HeadersTooLarge,
         Self::ClientClosedRequest,
         Self::Internal,
@@ -137,6 +140,9 @@ impl ErrorCode {
             Self::TooLarge => ("too_large", 413, "the body or a list is too large; `allowed` tells the limit"),
             Self::UnsupportedMediaType => ("unsupported_media_type", 415, "the content type is not `application/json`"),
             Self::OutOfRange => ("out_of_range", 422, "a value is out of its range; `allowed` tells the range"),
+            Self::TooManyRequests => {
+                ("too_many_requests", 429, "the client has its share of the queue already; others have theirs")
+            }
             Self::HeadersTooLarge => ("headers_too_large", 431, "more than 64 headers"),
             Self::ClientClosedRequest => {
                 ("client_closed_request", 499, "the client left; seen in metrics and in the log")
@@ -173,7 +179,7 @@ impl ErrorCode {
 
     /// Whether the request was refused for a lack of room, before any work was done for it.
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Overloaded | Self::TooLarge | Self::Unauthorized)
+        matches!(self, Self::Overloaded | Self::TooManyRequests | Self::TooLarge | Self::Unauthorized)
     }
 }
 
@@ -183,7 +189,7 @@ pub fn documentation() -> String {
         "# Errors\n\nEvery error of the API has this body and carries the request's id, which is also the header `X-Request-Id` and a \
          field of the log lines that are written while it is answered:\n\n```json\n{\"error\": {\"code\": \"out_of_range\", \"message\": \"k is 0\", \"field\": \"k\", \
          \"allowed\": [\"1 to 1000\"], \"request_id\": \"...\"}}\n```\n\n`field`, `allowed` and `reason` are left out where they say \
-         nothing. Every 503 has the header `Retry-After`. The text of a 5xx says what to do; what happened stands in the log. A head that is \
+         nothing. Every 429 and 503 has the header `Retry-After`. The text of a 5xx says what to do; what happened stands in the log. A head that is \
          no HTTP, or larger than 16 KiB, is answered by the HTTP library itself (400, 431) without a body. Made from the code: \
          `UPDATE_GOLDEN=1 cargo test --workspace --lib error` writes this file.\n\n| code | status | meaning |\n|---|---|---|\n",
     );
@@ -356,6 +362,9 @@ impl From<SearchError> for ApiError {
             SearchError::UnknownCollection { served, .. } => {
                 Self::new(ErrorCode::UnknownCollection, message).field("collection").allowed(served)
             }
+            SearchError::ForbiddenCollection { own } => {
+                Self::new(ErrorCode::Forbidden, message).field("collection").allowed(own)
+            }
             SearchError::NotConfigured => Self::new(ErrorCode::SearchNotConfigured, message),
             SearchError::Store(source) => Self { internal: Some(internal), ..source.into() },
             SearchError::EmbedderUnavailable { retry_after_seconds, .. } => Self {
@@ -377,6 +386,9 @@ impl From<SearchError> for ApiError {
             },
             SearchError::Overloaded { retry_after_seconds } => {
                 Self::new(ErrorCode::Overloaded, message).retry_after(retry_after_seconds)
+            }
+            SearchError::TooManyRequests { retry_after_seconds } => {
+                Self::new(ErrorCode::TooManyRequests, message).retry_after(retry_after_seconds)
             }
             SearchError::DeadlineExceeded => Self::new(ErrorCode::DeadlineExceeded, message),
             SearchError::Cancelled => Self::new(ErrorCode::ClientClosedRequest, message),

@@ -20,8 +20,8 @@ use tracing::Instrument;
 use super::ApiState;
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorCode};
-use crate::http::MAXIMUM_HEADERS;
-use crate::search::RequestContext;
+use crate::http::{MAXIMUM_HEADERS, PeerAddress};
+use crate::search::{Caller, Client, RequestContext};
 
 /// Header of the request's id, in requests and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -54,9 +54,14 @@ fn is_sane_id(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
 }
 
-/// When the head arrived, as an extension.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival(pub Instant);
+/// When the head arrived and from whom, as an extension.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// From whom.
+    pub caller: Caller,
+}
 
 /// A request's context, and the guard that fires its token when the handler's future is dropped: hyper drops it when
 /// the client leaves.
@@ -72,7 +77,8 @@ impl ActiveRequest {
     pub fn begin(arrival: Arrival) -> Self {
         let cancel = CancellationToken::new();
         let guard = cancel.clone().drop_guard();
-        Self { context: RequestContext { cancel, arrival: arrival.0 }, guard }
+        let Arrival { at, caller } = arrival;
+        Self { context: RequestContext { cancel, arrival: at, caller }, guard }
     }
 
     /// The answer is there: nothing is left to cancel.
@@ -83,11 +89,10 @@ impl ActiveRequest {
 
 /// The layer of the API port.
 pub async fn handle(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
-    let arrival = Arrival(Instant::now());
+    let arrival = Instant::now();
     let id = RequestId::of(request.headers());
     let route = super::route_of(request.uri().path());
     request.extensions_mut().insert(id.clone());
-    request.extensions_mut().insert(arrival);
     let span = tracing::info_span!(
         "request",
         request_id = id.as_str(),
@@ -96,7 +101,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
         client = tracing::field::Empty
     );
     let left = ClientLeft { state: &state, route, arrival, span: span.clone(), answered: false };
-    let answer = answer(&state, request, next).instrument(span.clone());
+    let answer = answer(&state, arrival, request, next).instrument(span.clone());
     let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
         // The panic hook has logged where it happened; what it said may hold text of the request.
@@ -114,7 +119,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     }
     let status = response.status().as_u16();
     state.metrics.count_request(route, status);
-    tracing::info!(status, duration_ms = arrival.0.elapsed().as_secs_f64() * 1e3, "Answered request");
+    tracing::info!(status, duration_ms = arrival.elapsed().as_secs_f64() * 1e3, "Answered request");
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, value);
@@ -130,7 +135,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
 struct ClientLeft<'a> {
     state: &'a ApiState,
     route: &'static str,
-    arrival: Arrival,
+    arrival: Instant,
     span: tracing::Span,
     answered: bool,
 }
@@ -147,18 +152,18 @@ impl Drop for ClientLeft<'_> {
             let _entered = self.span.enter();
             let status = ErrorCode::ClientClosedRequest.status().as_u16();
             self.state.metrics.count_request(self.route, status);
-            tracing::info!(status, duration_ms = self.arrival.0.elapsed().as_secs_f64() * 1e3, "The client left");
+            tracing::info!(status, duration_ms = self.arrival.elapsed().as_secs_f64() * 1e3, "The client left");
         }
     }
 }
 
-async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
+async fn answer(state: &ApiState, at: Instant, mut request: Request, next: Next) -> Response {
     if request.headers().len() > MAXIMUM_HEADERS {
         return ApiError::new(ErrorCode::HeadersTooLarge, "the request has too many headers")
             .allowed([format!("at most {MAXIMUM_HEADERS}")])
             .into_response();
     }
-    if let Some(keys) = &state.keys {
+    let caller = if let Some(keys) = &state.keys {
         let mut given = request.headers().get_all(AUTHORIZATION).iter();
         let (first, second) = (given.next(), given.next());
         // Two headers could be read differently here and in a proxy in front.
@@ -166,6 +171,8 @@ async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
         match keys.current().client_of_header(header.map(HeaderValue::as_bytes)) {
             Some(client) => {
                 tracing::Span::current().record("client", client);
+                let collections = state.settings.restricted_clients.get(client).cloned();
+                Caller { client: Client::Key(client.into()), collections }
             }
             None => {
                 return ApiError::new(
@@ -175,7 +182,11 @@ async fn answer(state: &ApiState, request: Request, next: Next) -> Response {
                 .into_response();
             }
         }
-    }
+    } else {
+        let peer = request.extensions().get::<PeerAddress>();
+        Caller::unrestricted(peer.map_or(Client::Local, |peer| Client::at(peer.0.ip())))
+    };
+    request.extensions_mut().insert(Arrival { at, caller });
     next.run(request).await
 }
 
@@ -251,14 +262,18 @@ mod tests {
         assert_ne!(RequestId::of(&HeaderMap::new()), RequestId::of(&HeaderMap::new()));
     }
 
+    fn arrival() -> Arrival {
+        Arrival { at: Instant::now(), caller: Caller::default() }
+    }
+
     #[test]
     fn a_dropped_request_fires_its_token_and_an_answered_one_does_not() {
-        let dropped = ActiveRequest::begin(Arrival(Instant::now()));
+        let dropped = ActiveRequest::begin(arrival());
         let token = dropped.context.cancel.clone();
         drop(dropped);
         assert!(token.is_cancelled());
 
-        let answered = ActiveRequest::begin(Arrival(Instant::now()));
+        let answered = ActiveRequest::begin(arrival());
         let token = answered.context.cancel.clone();
         answered.answered();
         assert!(!token.is_cancelled());

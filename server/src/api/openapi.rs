@@ -166,7 +166,8 @@ fn is_possible(code: ErrorCode, route: &str, method: &HttpMethod, with_keys: boo
         // Those who see them have not called the operation, or are gone.
         ErrorCode::NotFound | ErrorCode::MethodNotAllowed | ErrorCode::ClientClosedRequest => false,
         ErrorCode::Unauthorized => with_keys,
-        ErrorCode::Forbidden | ErrorCode::ModelInUse => controls_models,
+        ErrorCode::Forbidden => controls_models || stores,
+        ErrorCode::ModelInUse => controls_models,
         ErrorCode::Internal | ErrorCode::HeadersTooLarge => true,
         _ if lists_models => false,
         ErrorCode::RequestTimeout | ErrorCode::UnsupportedMediaType => has_body,
@@ -183,6 +184,7 @@ fn is_possible(code: ErrorCode, route: &str, method: &HttpMethod, with_keys: boo
         | ErrorCode::UnknownModel
         | ErrorCode::TooLarge
         | ErrorCode::OutOfRange
+        | ErrorCode::TooManyRequests
         | ErrorCode::Overloaded
         | ErrorCode::DeadlineExceeded => true,
     }

@@ -108,7 +108,7 @@ pub(super) async fn post(
             instruction: instruction.clone(),
             ..RerankRequest::default()
         };
-        let response = rerank::score(&state, arrival, request).await;
+        let response = rerank::score(&state, arrival.clone(), request).await;
         let response =
             response.map_err(|error| error.rename_field("query", "text_1").rename_field("documents", "text_2"))?;
         for ranked in response.results {

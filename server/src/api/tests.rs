@@ -23,7 +23,7 @@ use crate::fakes::model_key;
 use crate::metrics::Metrics;
 use crate::pool::{ModelKey, ModelState, ModelStatus};
 use crate::search::{
-    BatchSearchRequest, EmbedRequest, EmbedResponse, Fallback, FallbackReason, ModelLoad, RankedDocument,
+    BatchSearchRequest, Caller, EmbedRequest, EmbedResponse, Fallback, FallbackReason, ModelLoad, RankedDocument,
     RequestContext, RerankChoice, RerankRequest, RerankResponse, RerankerName, SearchError, SearchRequest,
     SearchResponse, SearchResult, Timings,
 };
@@ -68,11 +68,13 @@ struct FakeService {
     embedded: Mutex<Vec<EmbedRequest>>,
     indexed: Mutex<Vec<IndexRequest>>,
     tokens: Mutex<Vec<CancellationToken>>,
+    callers: Mutex<Vec<Caller>>,
 }
 
 impl FakeService {
     async fn behave(&self, query: &str, context: &RequestContext) -> Result<Option<Fallback>, SearchError> {
         self.tokens.lock().unwrap().push(context.cancel.clone());
+        self.callers.lock().unwrap().push(context.caller.clone());
         match &self.behaviour {
             Behaviour::Answer => Ok(None),
             Behaviour::FallBack(reason) => Ok(Some(Fallback { reason: *reason, message: "a sentence".to_owned() })),
@@ -223,6 +225,7 @@ impl TestApi {
                 body_bytes: 64 * 1024,
                 body_read_timeout: Duration::from_millis(200),
                 documents: 100,
+                restricted_clients: [("shop".to_owned(), vec!["faq".to_owned()].into())].into(),
                 writable,
                 model_control: true,
                 model_control_is_open: false,

@@ -6,7 +6,12 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
+use rerank_crds::server_config::ListenTls;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+
 use super::*;
+use crate::reload::Reload;
 
 /// No wait of a test is longer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -20,6 +25,10 @@ struct TestServer {
 
 impl TestServer {
     async fn start(options: ListenerOptions) -> Self {
+        Self::start_with(options, None).await
+    }
+
+    async fn start_with(options: ListenerOptions, tls: Option<Arc<TlsIdentity>>) -> Self {
         let slow = || async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             "slow"
@@ -35,7 +44,7 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let metrics = Arc::new(Metrics::new());
-        let serving = tokio::spawn(serve(listener, router, options, Some(metrics.clone()), stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, options, tls, Some(metrics.clone()), stop.clone()));
         Self { address, stop, metrics, serving }
     }
 
@@ -54,9 +63,56 @@ impl TestServer {
         self.exchange(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await
     }
 
+    /// As [`Self::get`], over TLS.
+    async fn get_encrypted(&self, path: &str, certificate: &Certificate) -> std::io::Result<String> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut stream = certificate.client(&[b"http/1.1"]).connect(name, self.connect().await).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
     async fn end(self) -> Drained {
         self.stop.cancel();
         tokio::time::timeout(LIMIT, self.serving).await.expect("the server ends in time").unwrap()
+    }
+}
+
+/// A certificate for `localhost` that vouches for itself, with its key, in files.
+struct Certificate {
+    folder: tempfile::TempDir,
+    pem: String,
+}
+
+impl Certificate {
+    fn new() -> Self {
+        let mut certificate = Self { folder: tempfile::tempdir().unwrap(), pem: String::new() };
+        certificate.renew();
+        certificate
+    }
+
+    fn renew(&mut self) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        self.pem = cert.pem();
+        std::fs::write(self.files().certificate_file, &self.pem).unwrap();
+        std::fs::write(self.files().key_file, signing_key.serialize_pem()).unwrap();
+    }
+
+    fn files(&self) -> ListenTls {
+        ListenTls { certificate_file: self.folder.path().join("tls.crt"), key_file: self.folder.path().join("tls.key") }
+    }
+
+    /// A client that trusts this certificate alone.
+    fn client(&self, alpn: &[&[u8]]) -> tokio_rustls::TlsConnector {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        tokio_rustls::TlsConnector::from(Arc::new(config))
     }
 }
 
@@ -193,4 +249,69 @@ async fn a_taken_port_is_told_with_address_and_setting() {
              listen.apiAddress"
         )
     );
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_a_certificate_that_follows_its_files() {
+    let mut certificate = Certificate::new();
+    let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
+    let server = TestServer::start_with(short_timeouts(), Some(Arc::clone(&identity))).await;
+    assert!(server.get_encrypted("/fast", &certificate).await.unwrap().ends_with("fast"));
+    assert!(!identity.reload().unwrap(), "nothing has changed");
+
+    certificate.renew();
+    assert!(server.get_encrypted("/fast", &certificate).await.is_err(), "the old certificate is shown");
+    assert!(identity.reload().unwrap());
+    assert!(server.get_encrypted("/fast", &certificate).await.unwrap().ends_with("fast"));
+
+    std::fs::write(certificate.files().certificate_file, "half a certif").unwrap();
+    assert!(identity.reload().unwrap_err().to_string().contains("holds no certificate in PEM"));
+    assert!(server.get_encrypted("/fast", &certificate).await.unwrap().ends_with("fast"), "the last one counts on");
+    assert_eq!(server.end().await, Drained::Completely);
+}
+
+#[tokio::test]
+async fn http2_is_agreed_on_over_tls() {
+    let certificate = Certificate::new();
+    let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
+    let server = TestServer::start_with(short_timeouts(), Some(identity)).await;
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = certificate.client(&[b"h2", b"http/1.1"]).connect(name, server.connect().await).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_not_answered_and_what_says_nothing_is_closed_in_time() {
+    let certificate = Certificate::new();
+    let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
+    let server = TestServer::start_with(short_timeouts(), Some(identity)).await;
+    assert!(!server.get("/fast").await.contains("HTTP"), "plain HTTP on the port of TLS");
+    let beginnings: [&[u8]; 3] = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"];
+    for beginning in beginnings {
+        let mut stream = server.connect().await;
+        stream.write_all(beginning).await.unwrap();
+        let began = Instant::now();
+        read_to_end(&mut stream).await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{beginning:?} was waited for {:?}", began.elapsed());
+    }
+    assert!(server.get_encrypted("/fast", &certificate).await.unwrap().ends_with("fast"));
+}
+
+#[test]
+fn certificates_and_keys_that_cannot_be_used_are_named_without_their_content() {
+    let certificate = Certificate::new();
+    let (files, other) = (certificate.files(), Certificate::new().files());
+    let message = |files: &ListenTls| crate::chain::describe(&TlsIdentity::load(files).unwrap_err());
+    let absent = message(&other);
+    assert!(absent.contains("listen.tls.certificateFile") && absent.contains("No such file"), "{absent}");
+    let swapped = ListenTls { certificate_file: files.key_file.clone(), key_file: files.certificate_file.clone() };
+    assert!(message(&swapped).contains("(listen.tls.certificateFile) cannot be used: it holds no certificate"));
+    let both = ListenTls { key_file: files.certificate_file.clone(), ..files.clone() };
+    assert!(message(&both).contains("(listen.tls.keyFile) cannot be used: it holds no private key"));
+    let stranger = Certificate::new();
+    let mixed = ListenTls { key_file: stranger.files().key_file, ..files };
+    assert!(message(&mixed).contains("cannot be used together"), "{}", message(&mixed));
+    std::fs::write(stranger.files().key_file, "-----BEGIN PRIVATE KEY-----\nY2FuYXJ5\n-----END PRIVATE KEY-----\n")
+        .unwrap();
+    assert!(!message(&mixed).contains("Y2FuYXJ5") && !message(&mixed).contains("canary"), "{}", message(&mixed));
 }

@@ -9,6 +9,7 @@ use super::{Check, Report, Severity};
 use crate::access::ApiKeys;
 use crate::chain::describe;
 use crate::engine::{EngineLoader, ModelRole};
+use crate::http::tls::TlsIdentity;
 use crate::models::ConfiguredModels;
 use crate::pool::{ModelKey, ModelSource};
 use crate::store::{CollectionSpec, Store, StoreError};
@@ -22,6 +23,7 @@ pub async fn run(config: &Arc<ServerConfig>) -> Report {
     let mut report = Report::default();
     report.pass(Check::Configuration, "valid");
     check_keys(config, &mut report);
+    check_tls(config, &mut report);
     let dimension = check_models(config, &mut report).await;
     check_store(config, dimension, &mut report).await;
     report
@@ -31,8 +33,26 @@ fn check_keys(config: &ServerConfig, report: &mut Report) {
     let Some(path) = &config.access.api_keys_file else { return };
     let subject = path.display().to_string();
     match ApiKeys::load(path) {
-        Ok(keys) => report.pass(Check::ApiKeys, format!("{subject}: {} clients", keys.len())),
+        Ok(keys) => {
+            for name in keys.unknown_among(&config.access.clients) {
+                let message = format!(
+                    "access.clients restricts client {name:?}, which has no key there; known: {}",
+                    keys.names().collect::<Vec<_>>().join(", ")
+                );
+                report.find(Check::ApiKeys, Severity::Warning, subject.clone(), message);
+            }
+            report.pass(Check::ApiKeys, format!("{subject}: {} clients", keys.len()));
+        }
         Err(error) => report.find(Check::ApiKeys, Severity::Error, subject, describe(&error)),
+    }
+}
+
+fn check_tls(config: &ServerConfig, report: &mut Report) {
+    let Some(files) = &config.listen.tls else { return };
+    let subject = files.certificate_file.display().to_string();
+    match TlsIdentity::load(files) {
+        Ok(_) => report.pass(Check::Tls, subject),
+        Err(error) => report.find(Check::Tls, Severity::Error, subject, describe(&error)),
     }
 }
 

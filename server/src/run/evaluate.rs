@@ -128,7 +128,7 @@ async fn observe(parts: &Parts, query: Query, collection: &str, candidates: usiz
             ..SearchRequest::default()
         };
         let arrival = Instant::now();
-        let context = RequestContext { cancel: CancellationToken::new(), arrival };
+        let context = RequestContext { arrival, ..RequestContext::local() };
         let answer = parts.searcher.search(request, &context).await?;
         Ok((answer, arrival.elapsed().as_secs_f64() * 1e3))
     };

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{Failure, log_for_a_person, progress_is_seen, read_config};
 use crate::args::{ExitCode, SearchArguments};
@@ -72,6 +70,6 @@ pub(super) async fn both_orders(
 }
 
 async fn search(parts: &Parts, request: SearchRequest) -> anyhow::Result<SearchResponse> {
-    let context = RequestContext { cancel: CancellationToken::new(), arrival: Instant::now() };
+    let context = RequestContext::local();
     parts.searcher.search(request, &context).await.context("failed to search")
 }

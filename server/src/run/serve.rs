@@ -8,7 +8,7 @@ use anyhow::Context;
 use rerank_crds::ServerConfig;
 use rerank_crds::server_config::{Listen, Loading, ModelControl};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, log_as_configured, progress_is_seen, read_config};
@@ -18,9 +18,11 @@ use crate::api::request::BODY_READ_TIMEOUT;
 use crate::api::service::Service;
 use crate::api::{self, ApiSettings, ApiState};
 use crate::args::{ExitCode, ServeArguments};
+use crate::http::tls::TlsIdentity;
 use crate::http::{self, Drained, ListenerOptions};
 use crate::metrics::Metrics;
 use crate::pool::{ModelSource, PoolError};
+use crate::reload;
 use crate::shutdown::{Readiness, Signals};
 use crate::wiring::Parts;
 
@@ -65,6 +67,7 @@ pub(super) struct Server {
     config: Arc<ServerConfig>,
     api: TcpListener,
     keys: Option<Arc<KeyRing>>,
+    tls: Option<Arc<TlsIdentity>>,
     /// All metrics.
     pub(super) metrics: Arc<Metrics>,
     readiness: Readiness,
@@ -80,9 +83,16 @@ pub(super) struct Server {
 impl Server {
     /// Reads the keys, opens both ports and serves the control port.
     pub(super) async fn bind(config: &Arc<ServerConfig>, metrics: Arc<Metrics>) -> Result<Self, Failure> {
-        let Listen { api_address, control_address } = config.listen;
+        let Listen { api_address, ref tls, control_address } = config.listen;
         let keys = config.access.api_keys_file.as_deref().map(KeyRing::load).transpose();
         let keys = keys.map_err(Failure::configuration)?.map(Arc::new);
+        for client in keys.iter().flat_map(|keys| {
+            let current = keys.current();
+            current.unknown_among(&config.access.clients).map(str::to_owned).collect::<Vec<_>>()
+        }) {
+            tracing::warn!(client, "access.clients restricts a client that has no key in access.apiKeysFile");
+        }
+        let tls = tls.as_ref().map(TlsIdentity::load).transpose().map_err(Failure::configuration)?.map(Arc::new);
         let api = http::bind(api_address, "API", "listen.apiAddress").await.map_err(anyhow::Error::from)?;
         let control =
             http::bind(control_address, "control port", "listen.controlAddress").await.map_err(anyhow::Error::from)?;
@@ -93,14 +103,16 @@ impl Server {
             ControlState { service: Arc::clone(&service), metrics: Arc::clone(&metrics), readiness: readiness.clone() };
         let control_stop = CancellationToken::new();
         let options = ListenerOptions { drain_timeout: Duration::from_secs(1), ..ListenerOptions::default() };
-        let control = tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
+        let control =
+            tokio::spawn(http::serve(control, control::router(state), options, None, None, control_stop.clone()));
         let clients = keys.as_ref().map_or(0, |keys| keys.current().len());
         let api_address = api.local_addr().context("failed to read the API's address")?;
-        tracing::info!(api = %api_address, control = %control_address, clients, "Listening");
+        tracing::info!(api = %api_address, control = %control_address, tls = tls.is_some(), clients, "Listening");
         Ok(Self {
             config: Arc::clone(config),
             api,
             keys,
+            tls,
             metrics,
             readiness,
             service,
@@ -117,6 +129,7 @@ impl Server {
             config,
             api,
             keys,
+            tls,
             metrics,
             readiness,
             service,
@@ -127,7 +140,13 @@ impl Server {
         } = self;
         let shared: Arc<dyn Service> = Arc::new(parts.clone());
         service.get_or_init(|| Arc::clone(&shared));
-        let reading_keys = keys.clone().map(|keys| tokio::spawn(keys.keep_current()));
+        let mut reading = JoinSet::new();
+        if let Some(keys) = keys.clone() {
+            reading.spawn(reload::keep_current(keys));
+        }
+        if let Some(tls) = tls.clone() {
+            reading.spawn(reload::keep_current(tls));
+        }
         let state = ApiState {
             service: shared,
             settings: Arc::new(settings(&config)),
@@ -149,7 +168,7 @@ impl Server {
         let request_timeout = Duration::from_secs(u64::try_from(config.timeouts.request_seconds).unwrap_or(30));
         let options = ListenerOptions { drain_timeout: request_timeout + DRAIN_MARGIN, ..ListenerOptions::default() };
         let stop = CancellationToken::new();
-        let mut serving = tokio::spawn(http::serve(api, api::router(state), options, Some(metrics), stop.clone()));
+        let mut serving = tokio::spawn(http::serve(api, api::router(state), options, tls, Some(metrics), stop.clone()));
         let preloading = tokio::spawn(become_ready(parts.clone(), readiness.clone()));
 
         let signal = signals.next().await;
@@ -179,9 +198,7 @@ impl Server {
             Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "The listener ended early"),
         }
-        if let Some(reading_keys) = reading_keys {
-            reading_keys.abort();
-        }
+        reading.shutdown().await;
         parts.close().await;
         control_stop.cancel();
         if let Err(error) = control.await {
@@ -199,6 +216,7 @@ fn settings(config: &ServerConfig) -> ApiSettings {
         documents: usize::try_from(limits.documents).unwrap_or(0),
         model_control: config.access.model_control != ModelControl::Off,
         model_control_is_open: config.access.model_control == ModelControl::Open,
+        restricted_clients: config.access.collections_by_client(),
         writable: config.vector_store.as_ref().is_some_and(|store| store.writable),
     }
 }

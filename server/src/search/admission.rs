@@ -1,53 +1,99 @@
-//! How many pairs may wait, and the lane of each model in which they do.
+//! How much may wait, for all together and for each client, and the lane of each model in which it does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::SearchError;
+use rerank_crds::server_config::Limits;
+
+use super::demand::Demand;
 use super::lane::Lane;
+use super::{Client, SearchError};
 use crate::metrics::Metrics;
 use crate::pool::ModelKey;
 
 /// When a refused request may come back: by then the engine has done some pairs.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// The queue of pairs.
+/// A client that has something in the queue may have at most this many times of what is free. Alone it fills three
+/// quarters, the first of two three sevenths; so there is always room for one that comes anew.
+const SHARE_OF_FREE: usize = 3;
+
+/// The queue.
 #[derive(Debug)]
 pub(super) struct Admission {
     maximum_pairs: usize,
-    pairs: Mutex<usize>,
+    maximum_bytes: usize,
+    queue: Mutex<Queue>,
     lanes: Mutex<HashMap<ModelKey, Arc<Lane>>>,
     metrics: Arc<Metrics>,
 }
 
+#[derive(Debug, Default)]
+struct Queue {
+    all: Demand,
+    clients: HashMap<Client, Demand>,
+}
+
 impl Admission {
-    /// At most `maximum_pairs` (`api.limits.queuePairs`) wait or are being scored.
-    pub(super) fn new(maximum_pairs: i32, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// At most `api.limits.queuePairs` and `api.limits.queueBytes` wait or are being scored.
+    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            maximum_pairs: usize::try_from(maximum_pairs).unwrap_or(0),
-            pairs: Mutex::new(0),
+            maximum_pairs: usize::try_from(limits.queue_pairs).unwrap_or(0),
+            maximum_bytes: usize::try_from(limits.queue_bytes).unwrap_or(0),
+            queue: Mutex::default(),
             lanes: Mutex::default(),
             metrics,
         })
     }
 
-    /// How many pairs may wait or be scored at the same time.
-    pub(super) fn maximum_pairs(&self) -> usize {
-        self.maximum_pairs
+    /// How many requests of one client there is room for at the same time, where nobody else is there; at least one.
+    pub(super) fn room_for(&self, each: Demand) -> usize {
+        let of = |maximum: usize, each: usize| maximum * SHARE_OF_FREE / (SHARE_OF_FREE + 1) / each.max(1);
+        of(self.maximum_pairs, each.pairs).min(of(self.maximum_bytes, each.bytes)).max(1)
     }
 
-    /// Admits so many pairs, or refuses at once. A request larger than the whole queue is admitted when the queue is
-    /// empty: else it would be told for ever to come back later.
-    pub(super) fn admit(self: &Arc<Self>, pairs: usize) -> Result<Admitted, SearchError> {
+    /// Admits a request, or refuses it at once. One larger than the whole queue is admitted when the queue is empty: else
+    /// it would be told for ever to come back later.
+    ///
+    /// # Errors
+    /// [`SearchError::Overloaded`] where the queue has no room, [`SearchError::TooManyRequests`] where the client has its
+    /// share already.
+    pub(super) fn admit(self: &Arc<Self>, client: &Client, demand: Demand) -> Result<Admitted, SearchError> {
         {
-            let mut waiting = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-            if *waiting > 0 && waiting.saturating_add(pairs) > self.maximum_pairs {
-                return Err(SearchError::Overloaded { retry_after_seconds: RETRY_AFTER_SECONDS });
+            let mut queue = self.lock();
+            if !queue.all.is_nothing() {
+                self.check(&queue, client, demand)?;
             }
-            *waiting += pairs;
+            queue.all += demand;
+            *queue.clients.entry(client.clone()).or_default() += demand;
         }
-        self.metrics.change_queue(signed(pairs), 0);
-        Ok(Admitted { admission: Arc::clone(self), pairs, tokens: 0 })
+        self.observe(Demand::default(), demand);
+        Ok(Admitted { admission: Arc::clone(self), client: client.clone(), demand })
+    }
+
+    fn check(&self, queue: &Queue, client: &Client, demand: Demand) -> Result<(), SearchError> {
+        let free_pairs = self.maximum_pairs.saturating_sub(queue.all.pairs);
+        let free_bytes = self.maximum_bytes.saturating_sub(queue.all.bytes);
+        if demand.pairs > free_pairs || demand.bytes > free_bytes {
+            return Err(SearchError::Overloaded { retry_after_seconds: RETRY_AFTER_SECONDS });
+        }
+        let Some(held) = queue.clients.get(client) else { return Ok(()) };
+        let fits =
+            |held: usize, more: usize, free: usize| held.saturating_add(more) <= free.saturating_mul(SHARE_OF_FREE);
+        if fits(held.pairs, demand.pairs, free_pairs) && fits(held.bytes, demand.bytes, free_bytes) {
+            Ok(())
+        } else {
+            Err(SearchError::TooManyRequests { retry_after_seconds: RETRY_AFTER_SECONDS })
+        }
+    }
+
+    fn observe(&self, before: Demand, now: Demand) {
+        let change = |before: usize, now: usize| signed(now).saturating_sub(signed(before));
+        self.metrics.change_queue(
+            change(before.pairs, now.pairs),
+            change(before.tokens, now.tokens),
+            change(before.bytes, now.bytes),
+        );
     }
 
     /// The model's lane.
@@ -55,31 +101,46 @@ impl Admission {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(lanes.entry(key.clone()).or_default())
     }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Pairs that count as waiting while this lives.
+/// What counts as waiting while this lives.
 #[derive(Debug)]
 pub(super) struct Admitted {
     admission: Arc<Admission>,
-    pairs: usize,
-    tokens: usize,
+    client: Client,
+    demand: Demand,
 }
 
 impl Admitted {
-    /// Corrects what was admitted by what is really there: fewer pairs than feared, and their tokens.
-    pub(super) fn correct(&mut self, pairs: usize, tokens: usize) {
-        let given_back = self.pairs.saturating_sub(pairs);
-        *self.admission.pairs.lock().unwrap_or_else(PoisonError::into_inner) -= given_back;
-        self.pairs -= given_back;
-        self.admission.metrics.change_queue(-signed(given_back), signed(tokens) - signed(self.tokens));
-        self.tokens = tokens;
+    /// Corrects what was feared by what is there: the candidates that came, the tokens that their texts have. What has
+    /// become more is not refused any more, but counts.
+    pub(super) fn correct(&mut self, demand: Demand) {
+        let before = std::mem::replace(&mut self.demand, demand);
+        self.change(before, demand);
+    }
+
+    fn change(&self, before: Demand, now: Demand) {
+        {
+            let mut queue = self.admission.lock();
+            queue.all.replace(before, now);
+            if let Some(held) = queue.clients.get_mut(&self.client) {
+                held.replace(before, now);
+                if held.is_nothing() {
+                    queue.clients.remove(&self.client);
+                }
+            }
+        }
+        self.admission.observe(before, now);
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        *self.admission.pairs.lock().unwrap_or_else(PoisonError::into_inner) -= self.pairs;
-        self.admission.metrics.change_queue(-signed(self.pairs), -signed(self.tokens));
+        self.change(self.demand, Demand::default());
     }
 }
 
@@ -91,34 +152,102 @@ fn signed(count: usize) -> i64 {
 mod tests {
     use super::*;
 
+    fn admission(pairs: i32, bytes: i64) -> Arc<Admission> {
+        let limits = Limits { queue_pairs: pairs, queue_bytes: bytes, ..Limits::default() };
+        Admission::new(&limits, Arc::new(Metrics::default()))
+    }
+
+    fn pairs(pairs: usize) -> Demand {
+        Demand { pairs, tokens: pairs, bytes: pairs }
+    }
+
+    fn client(name: &str) -> Client {
+        Client::Key(name.into())
+    }
+
+    fn assert_empty(admission: &Admission) {
+        let queue = admission.lock();
+        assert!(queue.all.is_nothing() && queue.clients.is_empty(), "{queue:?}");
+    }
+
     #[test]
-    fn pairs_above_the_bound_are_refused_until_others_are_done() {
-        let admission = Admission::new(10, Arc::new(Metrics::default()));
-        let first = admission.admit(6).unwrap();
-        assert!(matches!(admission.admit(5), Err(SearchError::Overloaded { .. })));
-        let second = admission.admit(4).unwrap();
-        drop(first);
-        drop(admission.admit(6).unwrap());
-        drop(second);
-        assert_eq!(*admission.pairs.lock().unwrap(), 0);
+    fn what_does_not_fit_is_refused_until_others_are_done() {
+        for (admission, more) in [(admission(10, 1_000), pairs(5)), (admission(1_000, 10), pairs(5))] {
+            let (a, b) = (client("a"), client("b"));
+            let first = admission.admit(&a, pairs(6)).unwrap();
+            assert!(matches!(admission.admit(&b, more), Err(SearchError::Overloaded { .. })));
+            let second = admission.admit(&b, pairs(4)).unwrap();
+            drop(first);
+            drop(admission.admit(&client("c"), pairs(6)).unwrap());
+            drop(second);
+            assert_empty(&admission);
+        }
     }
 
     #[test]
     fn what_turns_out_not_to_be_needed_is_given_back() {
-        let admission = Admission::new(10, Arc::new(Metrics::default()));
-        let mut first = admission.admit(10).unwrap();
-        first.correct(3, 100);
-        drop(admission.admit(7).unwrap());
+        let admission = admission(10, 1_000);
+        let mut first = admission.admit(&client("a"), pairs(10)).unwrap();
+        first.correct(Demand { pairs: 3, tokens: 100, bytes: 400 });
+        drop(admission.admit(&client("b"), pairs(7)).unwrap());
         drop(first);
-        assert_eq!(*admission.pairs.lock().unwrap(), 0);
+        assert_empty(&admission);
     }
 
     #[test]
     fn a_request_larger_than_the_queue_is_admitted_when_nothing_waits() {
-        let admission = Admission::new(10, Arc::new(Metrics::default()));
-        let large = admission.admit(50).unwrap();
-        assert!(admission.admit(1).is_err());
+        let admission = admission(10, 10);
+        let large = admission.admit(&client("a"), pairs(50)).unwrap();
+        assert!(admission.admit(&client("b"), pairs(1)).is_err());
         drop(large);
-        admission.admit(1).unwrap();
+        admission.admit(&client("b"), pairs(1)).unwrap();
+    }
+
+    /// Requests of one pair until one is refused.
+    fn fill(admission: &Arc<Admission>, client: &Client) -> Vec<Admitted> {
+        let mut held = Vec::new();
+        loop {
+            match admission.admit(client, pairs(1)) {
+                Ok(admitted) => held.push(admitted),
+                Err(error) => {
+                    assert!(matches!(error, SearchError::TooManyRequests { .. }), "{error}");
+                    return held;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_client_takes_the_room_of_one_that_comes_after_it() {
+        let admission = admission(1_000, 1_000_000);
+        let first = fill(&admission, &client("a"));
+        assert_eq!(first.len(), 750, "alone it has three quarters");
+        let second = fill(&admission, &client("b"));
+        assert!((180..=195).contains(&second.len()), "{}", second.len());
+        let third = admission.admit(&client("c"), pairs(50)).unwrap();
+        drop(first);
+        let more = fill(&admission, &client("b"));
+        let held = second.len() + more.len();
+        assert!((700..=720).contains(&held), "b has the room that a left: {held}");
+        drop((second, third, more));
+        assert_empty(&admission);
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_requests_as_are_told() {
+        for (admission, expected) in
+            [(admission(100, 1_000_000), 7), (admission(1_000_000, 100), 7), (admission(5, 5), 1)]
+        {
+            assert_eq!(admission.room_for(pairs(10)), expected);
+            let held: Vec<_> = (0..expected).map(|_| admission.admit(&client("a"), pairs(10)).unwrap()).collect();
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn a_large_first_request_needs_no_more_than_room() {
+        let admission = admission(100, 1_000_000);
+        let _other = admission.admit(&client("a"), pairs(10)).unwrap();
+        let _large = admission.admit(&client("b"), pairs(90)).unwrap();
     }
 }

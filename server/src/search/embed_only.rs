@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
+use super::demand::Demand;
 use super::embed_stage::not_an_embedder;
 use super::searcher::bounded;
 use super::{EmbedInput, EmbedRequest, EmbedResponse, RequestContext, SearchError, Searcher, TextKind, validate};
@@ -18,7 +19,11 @@ impl Searcher {
         if let Some(model) = &model {
             self.served.check_embedder(model)?;
         }
-        let _admitted = self.admission.admit(inputs.len())?;
+        let demand = inputs.iter().map(|input| match input {
+            EmbedInput::Text(text) => Demand::of_texts(0, [text.len()].into_iter(), usize::MAX),
+            EmbedInput::Tokens(tokens) => Demand::of_prompts(1, tokens.len()),
+        });
+        let admitted = self.admission.admit(&context.caller.client, demand.sum())?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
         let work = async {
             let embedder = self.lease_embedder().await?;
@@ -34,7 +39,7 @@ impl Searcher {
                 (ModelInput::Rerank(_), ..) => Err(not_an_embedder()),
             };
             let begun = Instant::now();
-            let (vectors, tokens) = self.embed_in_turns(&embedder, inputs, encode, &context.cancel).await?;
+            let (vectors, tokens) = self.embed_in_turns(&embedder, inputs, encode, admitted, context).await?;
             self.metrics.observe_stage(Stage::Embed, begun.elapsed());
             let vectors = match dimensions {
                 Some(dimensions) => {

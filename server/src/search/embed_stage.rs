@@ -2,16 +2,16 @@
 
 use std::panic::AssertUnwindSafe;
 
-use futures::FutureExt;
-use tokio_util::sync::CancellationToken;
-
 use super::{RequestContext, SearchError, Searcher};
 use crate::chain;
 use crate::engine::EngineError;
 use crate::pool::{ModelInput, ModelLease, Waiting};
 use crate::prompt::PromptError;
+use futures::FutureExt;
 
+use super::admission::Admitted;
 use super::deadlines::Deadlines;
+use super::demand::Demand;
 use super::searcher::bounded;
 
 /// Texts of one turn of the embedder, so that indexing does not hold up searches for long.
@@ -25,32 +25,36 @@ impl Searcher {
         context: &RequestContext,
     ) -> Result<Vec<Vec<f32>>, SearchError> {
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
+        let demand = Demand::of_texts(0, texts.iter().map(String::len), usize::MAX);
+        let admitted = self.admission.admit(&context.caller.client, demand)?;
         let work = async {
             let embedder = self.lease_embedder().await?;
             let encode = |input: &ModelInput, _: usize, text: &String| match input {
                 ModelInput::Embed(prompt) => Ok(prompt.document(text).0),
                 ModelInput::Rerank(_) => Err(not_an_embedder()),
             };
-            let (vectors, _) = self.embed_in_turns(&embedder, texts.to_vec(), encode, &context.cancel).await?;
+            let (vectors, _) = self.embed_in_turns(&embedder, texts.to_vec(), encode, admitted, context).await?;
             Ok(vectors)
         };
         bounded(context, deadlines.request, work).await
     }
 
     /// Embeds texts in order, some in each turn of the embedder; a text that cannot be encoded is the error of all.
-    /// `encode` is told the text's position. Answers the tokens read, too.
+    /// `encode` is told the text's position. `admitted`: their place in the queue, given back when they are embedded. Answers the tokens read, too.
     pub(super) async fn embed_in_turns<Text: Send + 'static>(
         &self,
         embedder: &ModelLease,
         texts: Vec<Text>,
         encode: impl Fn(&ModelInput, usize, &Text) -> Result<Vec<u32>, PromptError> + Send + 'static,
-        cancel: &CancellationToken,
+        mut admitted: Admitted,
+        context: &RequestContext,
     ) -> Result<(Vec<Vec<f32>>, usize), SearchError> {
         let encoded = self.encode(embedder, texts, encode).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
         let tokens = encoded.iter().map(Vec::len).sum();
+        admitted.correct(Demand::of_prompts(encoded.len(), tokens));
         let mut vectors = Vec::with_capacity(encoded.len());
         for turn in encoded.chunks(TEXTS_IN_A_TURN) {
-            vectors.extend(self.embed_tokens(embedder, turn.to_vec(), cancel).await?);
+            vectors.extend(self.embed_tokens(embedder, turn.to_vec(), context).await?);
         }
         Ok((vectors, tokens))
     }
@@ -74,7 +78,7 @@ impl Searcher {
         &self,
         embedder: &ModelLease,
         queries: Vec<String>,
-        cancel: &CancellationToken,
+        context: &RequestContext,
     ) -> Result<Vec<Result<Vec<f32>, SearchError>>, SearchError> {
         let instruction = self.query_instruction();
         let encoded = self
@@ -84,7 +88,7 @@ impl Searcher {
             })
             .await?;
         let tokens: Vec<Vec<u32>> = encoded.iter().filter_map(|tokens| tokens.as_ref().ok().cloned()).collect();
-        let vectors = if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, cancel).await? };
+        let vectors = if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, context).await? };
         let mut vectors = vectors.into_iter();
         Ok(encoded
             .into_iter()
@@ -125,12 +129,12 @@ impl Searcher {
         &self,
         embedder: &ModelLease,
         tokens: Vec<Vec<u32>>,
-        cancel: &CancellationToken,
+        context: &RequestContext,
     ) -> Result<Vec<Vec<f32>>, SearchError> {
         let expected = tokens.len();
-        let mut place = self.admission.lane(&embedder.key).arrive(expected);
+        let mut place = self.admission.lane(&embedder.key).arrive(&context.caller.client, expected);
         place.turn(expected).await;
-        let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, cancel)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, &context.cancel)).catch_unwind().await;
         drop(place);
         let vectors = match outcome {
             Ok(Ok(vectors)) => vectors,

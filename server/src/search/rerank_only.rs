@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::deadlines::{Deadlines, within};
+use super::demand::Demand;
 use super::fallback::StageFailure;
 use super::ranking;
 use super::rerank_stage::Pairs;
@@ -28,20 +29,22 @@ impl Searcher {
             return Err(unavailable(StageFailure::disabled()));
         }
         let key = self.served.reranker(&request.reranker, RERANK_FIELDS)?;
-        let admitted = self.admission.admit(request.documents.len())?;
+        let shared_bytes = self.shared_prompt_bytes(&key, &instruction, &request.query);
+        let demand = Demand::of_texts(shared_bytes, request.documents.iter().map(String::len), self.maximum_tokens());
+        let admitted = self.admission.admit(&context.caller.client, demand)?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
         let pairs = Pairs {
             instruction,
             query: request.query,
             documents: request.documents,
             reading: request.reading,
-            admitted: Some(admitted),
+            admitted,
         };
 
         let mut timings = Timings::default();
         let deadline = deadlines.rerank(Instant::now());
         let work = async {
-            let stage = self.rerank_stage(&key, None, self.waiting(), pairs, &context.cancel, &mut timings);
+            let stage = self.rerank_stage(&key, None, self.waiting(), pairs, context, &mut timings);
             let outcome = within(deadline, stage).await;
             match outcome {
                 Some(outcome) => outcome.map_err(unavailable),

@@ -1,13 +1,13 @@
 //! Stage 2: scores of pairs. Waits for the reranker; tokenizes; `turns` waits for the engine.
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::admission::Admitted;
+use super::demand::Demand;
 use super::embed_stage::refuse_text;
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
-use super::{FallbackReason, Searcher, Timings};
+use super::{FallbackReason, RequestContext, Searcher, Timings};
 use crate::chain;
 use crate::engine::{EngineError, ScoreRequest};
 use crate::metrics::Stage;
@@ -21,7 +21,7 @@ pub(super) struct Pairs {
     pub(super) documents: Vec<String>,
     pub(super) reading: Reading,
     /// Their place in the queue, given back when they are scored.
-    pub(super) admitted: Option<Admitted>,
+    pub(super) admitted: Admitted,
 }
 
 /// What the reranker answered, in the order given.
@@ -42,7 +42,7 @@ impl Searcher {
         lease: Option<ModelLease>,
         waiting: Waiting,
         pairs: Pairs,
-        cancel: &CancellationToken,
+        context: &RequestContext,
         timings: &mut Timings,
     ) -> Result<Reranked, StageFailure> {
         self.breakers.admit(key, Instant::now()).map_err(StageFailure::breaker_open)?;
@@ -58,11 +58,9 @@ impl Searcher {
         timings.tokenize = begun.elapsed();
         self.metrics.observe_stage(Stage::Tokenize, timings.tokenize);
         let tokens = request.prompts.iter().map(Vec::len).sum();
-        if let Some(admitted) = &mut admitted {
-            admitted.correct(count, tokens);
-        }
+        admitted.correct(Demand::of_prompts(count, tokens));
 
-        let logits = self.score_by_turns(&lease, request, cancel, timings).await;
+        let logits = self.score_by_turns(&lease, request, context, timings).await;
         let scored = logits.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
             if !matches!(error, EngineError::Cancelled | EngineError::OutOfMemory { .. }) {
                 self.breakers.failed(key, Instant::now());

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use rerank_crds::ServerConfig;
+use rerank_crds::catalog::Prompt;
 use rerank_crds::server_config::WhileLoading;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::admission::{Admission, Admitted};
 use super::breaker::Breakers;
 use super::deadlines::{Deadlines, within};
+use super::demand::Demand;
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
 use super::rerank_stage::{Pairs, Reranked};
@@ -93,7 +95,7 @@ struct Prepared {
     vector: Vec<f32>,
     embed: Duration,
     reranker: ClaimedReranker,
-    admitted: Option<Admitted>,
+    admitted: Admitted,
 }
 
 /// What a search holds of its reranker while stage 1 runs.
@@ -117,7 +119,7 @@ impl Searcher {
         let SearcherOptions { config, store, pool, metrics } = options;
         let served = ServedModels::from_config(&config);
         let checked = served.collections().iter().map(|name| (name.clone(), AtomicBool::new(false))).collect();
-        let admission = Admission::new(config.api.limits.queue_pairs, Arc::clone(&metrics));
+        let admission = Admission::new(&config.api.limits, Arc::clone(&metrics));
         Self { config, store, pool, metrics, served, admission, breakers: Breakers::default(), checked }
     }
 
@@ -134,7 +136,7 @@ impl Searcher {
     ) -> Result<SearchResponse, SearchError> {
         validate::query("query", &request.query)?;
         let plan = self.plan(&request, context)?;
-        let admitted = self.admit(&plan)?;
+        let admitted = self.admit(&plan, &request.query, context)?;
         let work = async {
             let begun = Instant::now();
             let (mut vectors, reranker) = self.prepare(&plan, vec![request.query.clone()], context).await?;
@@ -163,6 +165,8 @@ impl Searcher {
         let (vectors, reranker) = if queries.is_empty() {
             (Vec::new(), ClaimedReranker::default())
         } else {
+            let demand = Demand::of_texts(0, queries.iter().map(String::len), usize::MAX);
+            let _admitted = self.admission.admit(&context.caller.client, demand)?;
             bounded(context, plan.deadlines.request, self.prepare(&plan, queries, context)).await?
         };
         let embed = begun.elapsed();
@@ -193,7 +197,7 @@ impl Searcher {
     ) -> Result<SearchResponse, SearchError> {
         let (query, vector) = (query?, vector?);
         // Admitted when its turn comes: a batch must not fill the queue with pairs that wait for each other.
-        let admitted = self.admit(plan)?;
+        let admitted = self.admit(plan, &query, context)?;
         let prepared = Prepared { query, vector, embed, reranker, admitted };
         bounded(context, plan.deadlines.request, self.two_stages(plan, prepared, context)).await
     }
@@ -202,7 +206,8 @@ impl Searcher {
         if self.store.is_none() {
             return Err(SearchError::NotConfigured);
         }
-        let collection = self.served.collection(request.collection.as_deref())?.to_owned();
+        let served = self.served.collections().iter().map(String::as_str);
+        let collection = context.caller.collection(request.collection.as_deref(), served)?.to_owned();
         let enabled = self.config.reranker.enabled;
         let instruction = validate::instruction(request.instruction.as_ref(), &self.config.reranker.instruction)?;
         let asked = request.use_reranker.unwrap_or(enabled);
@@ -233,10 +238,7 @@ impl Searcher {
     /// Queries of one batch that run at the same time: no more than the queue has room for, so that none is refused on
     /// account of another.
     fn queries_at_once(&self, plan: &Plan) -> usize {
-        match plan.stage_two {
-            StageTwo::Rerank { .. } => (self.admission.maximum_pairs() / plan.limit.max(1)).clamp(1, QUERIES_AT_ONCE),
-            StageTwo::NotAsked | StageTwo::Disabled => QUERIES_AT_ONCE,
-        }
+        self.admission.room_for(self.demand(plan, "")).min(QUERIES_AT_ONCE)
     }
 
     /// Documents that one request may bring.
@@ -244,10 +246,26 @@ impl Searcher {
         usize::try_from(self.config.api.limits.documents).unwrap_or(0)
     }
 
-    fn admit(&self, plan: &Plan) -> Result<Option<Admitted>, SearchError> {
+    /// Tokens of one prompt, at most.
+    pub(super) fn maximum_tokens(&self) -> usize {
+        usize::try_from(self.config.reranker.max_length).unwrap_or(0)
+    }
+
+    /// What stands in the prompt of every document of a request, in bytes.
+    pub(super) fn shared_prompt_bytes(&self, key: &ModelKey, instruction: &str, query: &str) -> usize {
+        let Prompt { prefix, body, suffix } = self.config.prompt(&key.model);
+        [&prefix, &body, &suffix].iter().map(|part| part.len()).sum::<usize>() + instruction.len() + query.len()
+    }
+
+    fn admit(&self, plan: &Plan, query: &str, context: &RequestContext) -> Result<Admitted, SearchError> {
+        self.admission.admit(&context.caller.client, self.demand(plan, query))
+    }
+
+    /// What one query asks of the queue before its candidates are known.
+    fn demand(&self, plan: &Plan, query: &str) -> Demand {
         match plan.stage_two {
-            StageTwo::Rerank { .. } => self.admission.admit(plan.limit).map(Some),
-            StageTwo::NotAsked | StageTwo::Disabled => Ok(None),
+            StageTwo::Rerank { .. } => Demand::of_unknown_texts(plan.limit, self.maximum_tokens()),
+            StageTwo::NotAsked | StageTwo::Disabled => Demand::of_texts(0, [query.len()].into_iter(), usize::MAX),
         }
     }
 
@@ -271,7 +289,7 @@ impl Searcher {
                 StageTwo::NotAsked | StageTwo::Disabled => ClaimedReranker::default(),
             }
         };
-        let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, &context.cancel), reranker);
+        let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, context), reranker);
         Ok((vectors?, reranker))
     }
 
@@ -281,7 +299,7 @@ impl Searcher {
         prepared: Prepared,
         context: &RequestContext,
     ) -> Result<SearchResponse, SearchError> {
-        let Prepared { query, vector, embed, reranker, admitted } = prepared;
+        let Prepared { query, vector, embed, reranker, mut admitted } = prepared;
         let mut timings = Timings { embed, ..Timings::default() };
 
         let begun = Instant::now();
@@ -297,6 +315,9 @@ impl Searcher {
             StageTwo::Disabled => self.fall_back(None, StageFailure::disabled())?,
             StageTwo::Rerank { .. } if candidates.is_empty() => Order::Vector(None),
             StageTwo::Rerank { key, instruction } => {
+                let shared_bytes = self.shared_prompt_bytes(key, instruction, &query);
+                let texts = candidates.iter().map(|candidate| candidate.text.len());
+                admitted.correct(Demand::of_texts(shared_bytes, texts, self.maximum_tokens()));
                 let pairs = Pairs {
                     instruction: instruction.clone(),
                     query,
@@ -305,7 +326,7 @@ impl Searcher {
                     admitted,
                 };
                 let lease = reranker.lease.clone();
-                let stage = self.rerank_stage(key, lease, self.waiting(), pairs, &context.cancel, &mut timings);
+                let stage = self.rerank_stage(key, lease, self.waiting(), pairs, context, &mut timings);
                 let outcome = within(plan.deadlines.rerank_before_fallback(begun), stage)
                     .await
                     .unwrap_or_else(|| Err(self.past_the_deadline(key, &timings)));

@@ -147,16 +147,6 @@ impl ServedModels {
         }
     }
 
-    /// The collection that a request asks for, else the first.
-    pub(super) fn collection(&self, wanted: Option<&str>) -> Result<&str, SearchError> {
-        match wanted {
-            None => self.collections.first().map(String::as_str).ok_or(SearchError::NotConfigured),
-            Some(wanted) => self.collections.iter().find(|name| *name == wanted).map(String::as_str).ok_or_else(|| {
-                SearchError::UnknownCollection { collection: wanted.to_owned(), served: self.collections.clone() }
-            }),
-        }
-    }
-
     /// What is served, such as `Qwen/Qwen3-Reranker-0.6B (float16)`.
     pub fn describe_rerankers(&self) -> Vec<String> {
         self.rerankers.iter().map(|key| format!("{} ({})", key.model, key.quantization.as_str())).collect()
@@ -256,15 +246,5 @@ mod tests {
         assert_eq!(served.keys().len(), 1);
         assert_eq!(served.selection().model, "Qwen/Qwen3-Reranker-4B");
         assert!(served.reranker(&RerankChoice::default(), SEARCH_FIELDS).is_err());
-    }
-
-    #[test]
-    fn the_first_collection_is_the_default_and_unknown_ones_are_refused_with_the_list() {
-        let served = ServedModels::from_config(&config());
-        assert_eq!(served.collection(None).unwrap(), "docs");
-        assert_eq!(served.collection(Some("faq")).unwrap(), "faq");
-        let refused = served.collection(Some("secret")).unwrap_err();
-        let SearchError::UnknownCollection { served, .. } = refused else { panic!("{refused}") };
-        assert_eq!(served, ["docs", "faq"]);
     }
 }

@@ -7,7 +7,6 @@ use rerank_crds::ServerConfig;
 use rerank_crds::catalog::Quantization;
 use rerank_crds::server_config::{AllowedOverride, Collection, Embedded, VectorStore, WhileLoading};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::fakes::{EngineControls, EngineFault, FakeLoader, FakeSource, FakeStore, candidate};
@@ -15,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::pool::{ModelPool, ModelSource, PoolOptions};
 use crate::store::{Candidate, Store};
 
+mod admission;
 mod batch;
 mod embed;
 mod fallbacks;
@@ -90,7 +90,7 @@ fn documents(log_odds: &[f32]) -> Vec<Candidate> {
 }
 
 fn context() -> RequestContext {
-    RequestContext { cancel: CancellationToken::new(), arrival: Instant::now() }
+    RequestContext::local()
 }
 
 fn ask(query: &str, k: usize) -> SearchRequest {

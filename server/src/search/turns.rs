@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::{Searcher, Timings};
+use super::{RequestContext, Searcher, Timings};
 use crate::chain;
 use crate::engine::{EngineError, PairLogits, ScoreRequest};
 use crate::metrics::{Metrics, Stage};
@@ -21,7 +20,7 @@ impl Searcher {
         &self,
         lease: &ModelLease,
         request: ScoreRequest,
-        cancel: &CancellationToken,
+        context: &RequestContext,
         timings: &mut Timings,
     ) -> Result<Vec<PairLogits>, EngineError> {
         let ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token } = request;
@@ -29,7 +28,7 @@ impl Searcher {
         let mut answers: Vec<Option<PairLogits>> = vec![None; prompts.len()];
         let mut queue = Stopwatch::new(&self.metrics, Stage::Queue, &mut timings.queue);
         let mut score = Stopwatch::new(&self.metrics, Stage::Score, &mut timings.score);
-        let mut place = self.admission.lane(&lease.key).arrive(lengths.len());
+        let mut place = self.admission.lane(&lease.key).arrive(&context.caller.client, lengths.len());
         let mut batches: VecDeque<Batch> =
             lease.engine.batches(&lengths).into_iter().map(|pairs| Batch { pairs, is_half: false }).collect();
         while let Some(batch) = batches.pop_front() {
@@ -43,7 +42,7 @@ impl Searcher {
             queue.stop();
 
             score.start();
-            let outcome = AssertUnwindSafe(lease.engine.score(request, cancel)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(lease.engine.score(request, &context.cancel)).catch_unwind().await;
             score.stop();
 
             let outcome = outcome.unwrap_or_else(|panic| {

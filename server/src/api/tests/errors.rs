@@ -8,7 +8,7 @@ use crate::store::StoreError;
 #[expect(clippy::too_many_lines, reason = "one table")]
 async fn every_failure_of_the_service_has_its_code_on_every_route() {
     type Case = (fn() -> SearchError, u16, &'static str, Option<u64>);
-    let cases: [Case; 17] = [
+    let cases: [Case; 19] = [
         (
             || SearchError::OutOfRange {
                 field: "k",
@@ -97,6 +97,8 @@ async fn every_failure_of_the_service_has_its_code_on_every_route() {
             Some(9),
         ),
         (|| SearchError::Overloaded { retry_after_seconds: 2 }, 503, "overloaded", Some(2)),
+        (|| SearchError::TooManyRequests { retry_after_seconds: 1 }, 429, "too_many_requests", Some(1)),
+        (|| SearchError::ForbiddenCollection { own: vec!["faq".to_owned()] }, 403, "forbidden", None),
         (|| SearchError::DeadlineExceeded, 504, "deadline_exceeded", None),
         (|| SearchError::Internal { message: "canary".to_owned() }, 500, "internal", None),
     ];

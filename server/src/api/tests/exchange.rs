@@ -1,6 +1,8 @@
 //! Ids, keys, panics, clients that leave, metrics, draining.
 
 use super::*;
+use crate::http::PeerAddress;
+use crate::search::{Caller, Client};
 
 pub(super) fn keys(text: &str) -> KeyRing {
     let folder = tempfile::tempdir().unwrap();
@@ -16,6 +18,25 @@ async fn a_sane_request_id_comes_back_and_any_other_is_replaced() {
     assert_eq!(api.send(with_id("order-66")).await.header("x-request-id"), Some("order-66"));
     let replaced = api.send(with_id("a b")).await;
     assert!(uuid::Uuid::parse_str(replaced.header("x-request-id").unwrap()).is_ok());
+}
+
+#[tokio::test]
+async fn the_service_hears_who_asks_and_what_they_may_search() {
+    let api = TestApi::build(Behaviour::Answer, true, Some(keys("shop: secret-1\nblog: secret-2\n")));
+    for key in ["secret-1", "secret-2"] {
+        let request = Request::get("/search?q=x").header("authorization", format!("Bearer {key}"));
+        assert_eq!(api.send(request.body(Body::empty()).unwrap()).await.status, 200);
+    }
+    let callers = api.service.callers.lock().unwrap().clone();
+    let shop = Caller { client: Client::Key("shop".into()), collections: Some(vec!["faq".to_owned()].into()) };
+    assert_eq!(callers, [shop, Caller::unrestricted(Client::Key("blog".into()))]);
+
+    let api = TestApi::new();
+    let mut request = Request::get("/search?q=x").body(Body::empty()).unwrap();
+    request.extensions_mut().insert(PeerAddress("10.0.0.7:4711".parse().unwrap()));
+    assert_eq!(api.send(request).await.status, 200);
+    let callers = api.service.callers.lock().unwrap().clone();
+    assert_eq!(callers, [Caller::unrestricted(Client::Address("10.0.0.7".parse().unwrap()))]);
 }
 
 #[tokio::test]

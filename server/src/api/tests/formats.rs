@@ -159,7 +159,7 @@ fn unknown_field(format: &Format) -> Value {
     request
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     ("no documents", TestApi::new, |format| (format.request)(&[])),
     ("more documents than `api.limits.documents`", TestApi::new, |format| (format.request)(&["a"; 101])),
     ("an empty text", TestApi::new, |format| (format.request)(&[""])),
@@ -203,6 +203,11 @@ const CASES: [Case; 12] = [
     (
         "too much work is waiting",
         || TestApi::failing(|| SearchError::Overloaded { retry_after_seconds: 1 }),
+        |format| (format.request)(&["a"]),
+    ),
+    (
+        "the client has its share of the queue",
+        || TestApi::failing(|| SearchError::TooManyRequests { retry_after_seconds: 1 }),
         |format| (format.request)(&["a"]),
     ),
     (

@@ -1,6 +1,6 @@
 //! The API's description.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::api::{ROUTES, golden, openapi};
@@ -11,6 +11,7 @@ fn everything() -> ApiSettings {
         body_bytes: 1,
         body_read_timeout: Duration::ZERO,
         documents: 1,
+        restricted_clients: BTreeMap::new(),
         writable: true,
         model_control: true,
         model_control_is_open: true,

@@ -82,7 +82,7 @@ async fn a_batch_of_empty_queries_loads_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_searches_a_few_queries_at_a_time_and_fills_no_queue() {
-    let bench = bench_with(|config| config.api.limits.queue_pairs = 8 * 20);
+    let bench = bench_with(|config| config.api.limits.queue_pairs = 11 * 20);
     bench.store.set_delay(Duration::from_millis(100));
     bench.controls.set_score_time(Duration::from_millis(100));
     let queries = vec!["q"; 64];
