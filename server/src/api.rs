@@ -12,6 +12,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::access::KeyRing;
+use crate::engine::fatal::FatalSignal;
 use crate::metrics::Metrics;
 use crate::shutdown::Readiness;
 
@@ -86,6 +87,8 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     /// Whether the process is ending.
     pub readiness: Readiness,
+    /// Tripped when nothing may be answered any more.
+    pub fatal: FatalSignal,
 }
 
 /// Routes of the API port.

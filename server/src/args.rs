@@ -19,6 +19,8 @@ pub enum ExitCode {
     Configuration = 3,
     /// `preflight` found something that keeps the service from answering.
     Findings = 4,
+    /// `serve` lost its device or an engine hangs: only a new process helps.
+    EngineLost = 5,
 }
 
 impl From<ExitCode> for std::process::ExitCode {
@@ -34,7 +36,8 @@ impl From<ExitCode> for std::process::ExitCode {
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 done, 1 failure, 2 wrong command line, 3 configuration not valid, 4 preflight found something.\n\
+    after_help = "Exit codes: 0 done, 1 failure, 2 wrong command line, 3 configuration not valid, 4 preflight found something,\n\
+                  5 the device is lost or an engine hangs, start it again.\n\
                   Logs go to standard error; RUST_LOG overrides the configured filter."
 )]
 pub struct CommandLine {

@@ -9,6 +9,11 @@ use async_trait::async_trait;
 use rerank_crds::catalog::Quantization;
 use tokio_util::sync::CancellationToken;
 
+use fatal::FatalSignal;
+use heart::Pulse;
+
+pub mod fatal;
+pub mod heart;
 pub mod memory;
 pub mod weights;
 
@@ -116,6 +121,12 @@ pub enum EngineError {
     /// The client left; nothing was wrong.
     #[error("the request was cancelled")]
     Cancelled,
+    /// The device answers no call any more, to no engine of this process: [`FatalSignal`] is tripped.
+    #[error("the device is lost: {message}")]
+    DeviceLost {
+        /// The library's words.
+        message: String,
+    },
     /// Anything else: the forward pass failed or the engine's thread is gone.
     #[error("failed to run the model: {message}")]
     Failed {
@@ -144,11 +155,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// by its length. In order.
     async fn embed(&self, texts: Vec<Vec<u32>>, cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, EngineError>;
 
-    /// Whether the engine's thread or device is gone, so that every further call fails: load the model again, or end
-    /// the process.
+    /// Whether the engine's thread is gone, so that every further call fails: load the model again.
     fn is_dead(&self) -> bool {
         false
     }
+
+    /// The batch under way, and the longest one that was done.
+    fn pulse(&self) -> Pulse;
 
     /// Ends the engine's threads and frees its memory before it returns. No other call is under way.
     async fn unload(&self) -> Result<(), EngineError>;
@@ -162,6 +175,9 @@ pub trait EngineLoader: Send + Sync + fmt::Debug {
 
     /// Memory of the device that a load would use.
     fn memory(&self) -> Result<DeviceMemory, EngineError>;
+
+    /// Tripped when the device is lost, by whichever engine or load sees it first.
+    fn fatal(&self) -> &FatalSignal;
 
     /// Name for status, logs and metrics, such as `mistralrs`.
     fn name(&self) -> &'static str;

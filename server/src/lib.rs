@@ -29,4 +29,5 @@ pub mod self_test;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+mod watchdog;
 pub mod wiring;

@@ -6,7 +6,7 @@
 //! the memory back, `warmup` makes the largest batch.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rerank_crds::catalog::{Quantization, SelectionReason};
@@ -14,6 +14,8 @@ use rerank_crds::server_config::{Lifecycle, SelfTest};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::engine::fatal::FatalSignal;
+use crate::engine::heart::Pulse;
 use crate::engine::{Engine, EngineLoader, ModelRole};
 use crate::metrics::Metrics;
 use crate::prompt::{EmbedPrompt, RerankPrompt};
@@ -298,7 +300,7 @@ impl ModelPool {
             source,
             loader,
             metrics,
-            state: Mutex::new(State { slots, closed: false }),
+            state: Mutex::new(State { slots, engines: Vec::new(), closed: false }),
             settled: watch::Sender::new(()),
             preflight: tokio::sync::Mutex::new(()),
         };
@@ -381,6 +383,19 @@ impl ModelPool {
         self.shared.lock().slots.iter().map(|(key, slot)| slot.status(key)).collect()
     }
 
+    /// The batches under way, by model.
+    pub fn pulses(&self) -> Vec<(ModelKey, Pulse)> {
+        let mut state = self.shared.lock();
+        state.engines.retain(|(_, engine)| engine.strong_count() > 0);
+        let living = state.engines.iter().filter_map(|(key, engine)| Some((key.clone(), engine.upgrade()?.pulse())));
+        living.collect()
+    }
+
+    /// Tripped when the device is lost.
+    pub fn fatal(&self) -> &FatalSignal {
+        self.shared.loader.fatal()
+    }
+
     /// The state of one slot; Standby where nothing was ever asked of it.
     pub fn state(&self, key: &ModelKey) -> ModelState {
         self.shared.lock().slots.get(key).map_or(ModelState::Standby, Slot::state)
@@ -454,6 +469,8 @@ impl Shared {
 #[derive(Debug)]
 struct State {
     slots: BTreeMap<ModelKey, Slot>,
+    /// Every engine that lives, also while it is warmed or unloaded.
+    engines: Vec<(ModelKey, Weak<dyn Engine>)>,
     closed: bool,
 }
 

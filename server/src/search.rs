@@ -2,7 +2,7 @@
 //!
 //! This file owns the words: requests, answers, errors. Pure parts: `validate`, `served` (what a name means),
 //! `caller` (who asks), `demand` (of the queue), `candidates` (how many), `ranking`, `fallback` (when and why), `deadlines`. Parts that wait: `searcher` (the two
-//! stages), `rerank_only` and `embed_only` (no store), `model_control`, `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how much may wait),
+//! stages), `rerank_only` and `embed_only` (no store), `model_control`, `embed_stage`, `store_stage`, `rerank_stage`, `admission` (how much may wait), `pressure` (whether it is done in time),
 //! `lane` (whose turn it is), `breaker` (whether a failing engine is asked), `turns` (scoring batch by batch).
 
 use std::time::Duration;
@@ -27,6 +27,7 @@ mod embed_stage;
 mod fallback;
 mod lane;
 mod model_control;
+mod pressure;
 mod ranking;
 mod rerank_only;
 mod rerank_stage;
@@ -382,8 +383,8 @@ pub enum SearchError {
         /// When to come back.
         retry_after_seconds: u64,
     },
-    /// More waits than `api.limits.queuePairs` or `.queueBytes` allow: 503 `overloaded`.
-    #[error("too much is waiting (api.limits.queuePairs, api.limits.queueBytes); come back after `Retry-After`")]
+    /// More waits than `api.limits.queuePairs` or `.queueBytes` allow, or than is done in time: 503 `overloaded`.
+    #[error("too much is waiting for this to be done in time; come back after `Retry-After`")]
     Overloaded {
         /// When to come back.
         retry_after_seconds: u64,

@@ -17,6 +17,16 @@ pub enum Phase {
     },
     /// Requests are welcome.
     Ready,
+    /// An engine stalls; requests are better sent elsewhere for now.
+    Stalled {
+        /// Which, and for how long.
+        detail: String,
+    },
+    /// Only a new process helps; this one ends and answers nothing any more.
+    Failed {
+        /// Why.
+        detail: String,
+    },
     /// The process ends; requests under way are finished.
     Draining,
 }
@@ -41,7 +51,7 @@ impl Readiness {
                 detail.clone_into(old);
                 true
             }
-            Phase::Ready | Phase::Draining => false,
+            Phase::Ready | Phase::Stalled { .. } | Phase::Failed { .. } | Phase::Draining => false,
         });
     }
 
@@ -56,9 +66,38 @@ impl Readiness {
         });
     }
 
+    /// An engine stalls, or none does any more. Ignored before the start and after the end.
+    pub fn stalled(&self, detail: Option<String>) {
+        self.sender.send_if_modified(|phase| {
+            let now = match (&*phase, detail) {
+                (Phase::Ready | Phase::Stalled { .. }, Some(detail)) => Phase::Stalled { detail },
+                (Phase::Stalled { .. }, None) => Phase::Ready,
+                _ => return false,
+            };
+            match (&*phase, &now) {
+                (Phase::Ready, Phase::Stalled { detail }) => tracing::error!(detail, "An engine stalls: not ready"),
+                (Phase::Stalled { .. }, Phase::Ready) => tracing::info!("The engine works again: ready"),
+                _ => {}
+            }
+            *phase = now;
+            true
+        });
+    }
+
+    /// Only a new process helps. Does not come back.
+    pub fn fail(&self, reason: &str) {
+        self.sender.send_replace(Phase::Failed { detail: reason.to_owned() });
+    }
+
     /// Readiness fails from now on and does not come back.
     pub fn drain(&self) {
-        self.sender.send_replace(Phase::Draining);
+        self.sender.send_if_modified(|phase| {
+            let ends_anyway = matches!(phase, Phase::Failed { .. });
+            if !ends_anyway {
+                *phase = Phase::Draining;
+            }
+            !ends_anyway
+        });
     }
 
     /// Where the process stands now.
@@ -68,7 +107,7 @@ impl Readiness {
 
     /// Whether the process is ending.
     pub fn is_draining(&self) -> bool {
-        *self.sender.borrow() == Phase::Draining
+        matches!(*self.sender.borrow(), Phase::Draining | Phase::Failed { .. })
     }
 }
 
@@ -132,6 +171,25 @@ mod tests {
         readiness.ready();
         readiness.starting("again");
         assert_eq!(readiness.phase(), Phase::Draining);
+    }
+
+    #[test]
+    fn a_stall_passes_and_a_failure_does_not() {
+        let readiness = Readiness::default();
+        let stalls = || readiness.stalled(Some("30 s".to_owned()));
+        stalls();
+        assert!(matches!(readiness.phase(), Phase::Starting { .. }), "what loads is not asked for yet");
+        readiness.ready();
+        stalls();
+        assert_eq!(readiness.phase(), Phase::Stalled { detail: "30 s".to_owned() });
+        readiness.stalled(None);
+        assert_eq!(readiness.phase(), Phase::Ready);
+        readiness.fail("the device is lost");
+        stalls();
+        readiness.stalled(None);
+        readiness.drain();
+        assert_eq!(readiness.phase(), Phase::Failed { detail: "the device is lost".to_owned() });
+        assert!(readiness.is_draining());
     }
 
     #[test]

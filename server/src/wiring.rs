@@ -24,6 +24,9 @@ use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
 /// How long the end may wait for models and the store to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// As [`CLOSE_TIMEOUT`], where the device is lost.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why the parts cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum WiringError {
@@ -140,6 +143,18 @@ impl Parts {
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::warn!(seconds = CLOSE_TIMEOUT.as_secs(), "Models and store were not closed in time");
+        }
+    }
+
+    /// Closes the store, within a bounded time, and leaves the models: their device answers no call any more.
+    pub async fn abandon(self) {
+        let Some(store) = &self.store else { return };
+        match tokio::time::timeout(ABANDON_TIMEOUT, store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = crate::chain::describe(&error), "Could not close the vector store");
+            }
+            Err(_) => tracing::warn!(seconds = ABANDON_TIMEOUT.as_secs(), "The vector store was not closed in time"),
         }
     }
 

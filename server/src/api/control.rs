@@ -50,22 +50,31 @@ fn answer(status: StatusCode, state: &str, reason: Option<&str>) -> Response {
 async fn startup(State(state): State<ControlState>) -> Response {
     match state.readiness.phase() {
         Phase::Starting { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "starting", Some(&detail)),
-        Phase::Ready | Phase::Draining => answer(StatusCode::OK, "started", None),
+        Phase::Ready | Phase::Stalled { .. } | Phase::Failed { .. } | Phase::Draining => {
+            answer(StatusCode::OK, "started", None)
+        }
     }
 }
 
-/// Accepting requests.
+/// Accepting requests, with engines whose batches end.
 async fn ready(State(state): State<ControlState>) -> Response {
     match state.readiness.phase() {
         Phase::Starting { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "starting", Some(&detail)),
         Phase::Ready => answer(StatusCode::OK, "ready", None),
+        Phase::Stalled { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "stalled", Some(&detail)),
+        Phase::Failed { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "failed", Some(&detail)),
         Phase::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, "draining", Some("the process is shutting down")),
     }
 }
 
 /// The process answers. It fails on nothing that a restart would not mend.
-async fn live() -> Response {
-    answer(StatusCode::OK, "alive", None)
+async fn live(State(state): State<ControlState>) -> Response {
+    match state.readiness.phase() {
+        Phase::Failed { detail } => answer(StatusCode::SERVICE_UNAVAILABLE, "failed", Some(&detail)),
+        Phase::Starting { .. } | Phase::Ready | Phase::Stalled { .. } | Phase::Draining => {
+            answer(StatusCode::OK, "alive", None)
+        }
+    }
 }
 
 async fn metrics_text(State(state): State<ControlState>) -> Response {

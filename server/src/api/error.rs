@@ -73,13 +73,15 @@ pub enum ErrorCode {
     RerankerUnavailable,
     /// Too much work is waiting.
     Overloaded,
+    /// The device is lost and the process ends.
+    EngineLost,
     /// The request's deadline passed.
     DeadlineExceeded,
 }
 
 impl ErrorCode {
     /// All codes, in the order of the documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Malformed,
         Self::UnknownField,
         Self::InvalidFilter,
@@ -105,6 +107,7 @@ impl ErrorCode {
         Self::EmbedderUnavailable,
         Self::RerankerUnavailable,
         Self::Overloaded,
+        Self::EngineLost,
         Self::DeadlineExceeded,
     ];
 
@@ -162,6 +165,11 @@ impl ErrorCode {
                 "the reranker cannot run, on a route without vector order; `reason` tells why",
             ),
             Self::Overloaded => ("overloaded", 503, "too much work is waiting"),
+            Self::EngineLost => (
+                "engine_lost",
+                503,
+                "the device or an engine met an error that only a new process mends; this one answers nothing any more and ends",
+            ),
             Self::DeadlineExceeded => ("deadline_exceeded", 504, "the request's deadline passed"),
         }
     }
@@ -300,6 +308,13 @@ impl ApiError {
                 request_id,
             },
         }
+    }
+
+    /// The process is about to end.
+    pub(super) fn engine_lost() -> Self {
+        let message =
+            "the engine met an error that only a new process mends, and this one ends; come back after `Retry-After`";
+        Self::new(ErrorCode::EngineLost, message).retry_after(10)
     }
 
     fn retry_after(mut self, seconds: u64) -> Self {

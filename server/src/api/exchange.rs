@@ -102,13 +102,18 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     );
     let left = ClientLeft { state: &state, route, arrival, span: span.clone(), answered: false };
     let answer = answer(&state, arrival, request, next).instrument(span.clone());
-    let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
-        Ok(response) => response,
-        // The panic hook has logged where it happened; what it said may hold text of the request.
-        Err(_) => {
+    let mut response = tokio::select! {
+        biased;
+        // Whatever a lost device still lets through is not to be trusted, and what hangs on it would hang for ever.
+        () = state.fatal.tripped() => ApiError::engine_lost().into_response(),
+        outcome = AssertUnwindSafe(answer).catch_unwind() => outcome.unwrap_or_else(|_| {
+            // The panic hook has logged where it happened; what it said may hold text of the request.
             ApiError::new(ErrorCode::Internal, "the server failed to answer; its log has the details").into_response()
-        }
+        }),
     };
+    if state.fatal.reason().is_some() {
+        response = ApiError::engine_lost().into_response();
+    }
     left.answered();
     let _entered = span.enter();
     let error = response.extensions_mut().remove::<ApiError>();

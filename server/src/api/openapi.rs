@@ -168,7 +168,7 @@ fn is_possible(code: ErrorCode, route: &str, method: &HttpMethod, with_keys: boo
         ErrorCode::Unauthorized => with_keys,
         ErrorCode::Forbidden => controls_models || stores,
         ErrorCode::ModelInUse => controls_models,
-        ErrorCode::Internal | ErrorCode::HeadersTooLarge => true,
+        ErrorCode::Internal | ErrorCode::HeadersTooLarge | ErrorCode::EngineLost => true,
         _ if lists_models => false,
         ErrorCode::RequestTimeout | ErrorCode::UnsupportedMediaType => has_body,
         ErrorCode::InvalidFilter => searches,

@@ -19,6 +19,7 @@ use super::service::{IndexRequest, IndexResponse, Service};
 use super::{ApiSettings, ApiState};
 use crate::access::KeyRing;
 use crate::engine::ModelRole;
+use crate::engine::fatal::FatalSignal;
 use crate::fakes::model_key;
 use crate::metrics::Metrics;
 use crate::pool::{ModelKey, ModelState, ModelStatus};
@@ -200,6 +201,7 @@ struct TestApi {
     service: Arc<FakeService>,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    fatal: FatalSignal,
 }
 
 impl TestApi {
@@ -218,7 +220,7 @@ impl TestApi {
     fn build(behaviour: Behaviour, writable: bool, keys: Option<KeyRing>) -> Self {
         let service = Arc::new(FakeService { behaviour, ..FakeService::default() });
         let metrics = Arc::new(Metrics::new());
-        let readiness = Readiness::default();
+        let (readiness, fatal) = (Readiness::default(), FatalSignal::default());
         let state = ApiState {
             service: service.clone(),
             settings: Arc::new(ApiSettings {
@@ -233,8 +235,9 @@ impl TestApi {
             keys: keys.map(Arc::new),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
+            fatal: fatal.clone(),
         };
-        Self { router: super::router(state), service, metrics, readiness }
+        Self { router: super::router(state), service, metrics, readiness, fatal }
     }
 
     async fn send(&self, request: Request) -> Answer {

@@ -34,6 +34,8 @@ use rerank_crds::catalog::Quantization;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::fatal::FatalSignal;
+use super::heart::Pulse;
 use super::memory::{self, MemoryFiles};
 use super::weights::ModelConfig;
 use super::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
@@ -55,6 +57,7 @@ pub struct MistralrsLoader {
     device: Device,
     show_progress: bool,
     memory_files: MemoryFiles,
+    fatal: FatalSignal,
 }
 
 impl MistralrsLoader {
@@ -64,7 +67,7 @@ impl MistralrsLoader {
         memory::keep_few_arenas();
         let device = Device::cuda_if_available(0)
             .map_err(|error| faults::Fault::from_message(format!("failed to open the GPU: {error}")).into_error())?;
-        Ok(Self { device, show_progress, memory_files: MemoryFiles::default() })
+        Ok(Self { device, show_progress, memory_files: MemoryFiles::default(), fatal: FatalSignal::default() })
     }
 
     /// `cpu` or `cuda:0`.
@@ -95,7 +98,12 @@ impl EngineLoader for MistralrsLoader {
             .map_err(|error| EngineError::Failed { message: format!("failed to start a thread: {error}") })?;
         let loaded = loaded
             .await
-            .map_err(|_| EngineError::Failed { message: "the loading thread ended without an answer".to_owned() })??;
+            .map_err(|_| EngineError::Failed { message: "the loading thread ended without an answer".to_owned() })?;
+        let loaded = loaded.inspect_err(|error| {
+            if let EngineError::DeviceLost { message } = error {
+                self.fatal.trip(message);
+            }
+        })?;
         Ok(Arc::new(MistralrsEngine {
             role,
             bounds: Bounds {
@@ -105,7 +113,7 @@ impl EngineLoader for MistralrsLoader {
                 equal_lengths: role == ModelRole::Embedder || !loaded.paged,
             },
             config: loaded.config.clone(),
-            running: RunningEngine::new(loaded),
+            running: RunningEngine::new(loaded, self.fatal.clone()),
         }))
     }
 
@@ -122,6 +130,10 @@ impl EngineLoader for MistralrsLoader {
             free_bytes: figure(mistralrs_core::MemoryUsage.get_memory_available(&self.device))?,
             total_bytes: figure(mistralrs_core::MemoryUsage.get_total_memory(&self.device))?,
         })
+    }
+
+    fn fatal(&self) -> &FatalSignal {
+        &self.fatal
     }
 
     fn name(&self) -> &'static str {
@@ -199,6 +211,10 @@ impl Engine for MistralrsEngine {
 
     fn is_dead(&self) -> bool {
         self.running.is_dead()
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.running.pulse()
     }
 
     async fn unload(&self) -> Result<(), EngineError> {

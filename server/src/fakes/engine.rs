@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::tokenizer::text_of;
+use crate::engine::fatal::FatalSignal;
+use crate::engine::heart::{Beat, Heart, Pulse};
 use crate::engine::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
 
 /// What goes wrong in one call.
@@ -25,14 +27,17 @@ pub enum EngineFault {
     TooFew,
     /// A panic.
     Panic,
-    /// No answer, ever.
+    /// No answer, ever, also after the caller has left.
     Hang,
+    /// [`EngineError::DeviceLost`], and the signal is tripped.
+    DeviceLost,
 }
 
 /// What the fake engines share: what they are told, and what they have seen.
 #[derive(Debug)]
 pub struct EngineControls {
     inner: Mutex<Inner>,
+    fatal: FatalSignal,
 }
 
 #[derive(Debug, Default)]
@@ -185,6 +190,10 @@ impl EngineControls {
             Some(EngineFault::Failed) => Err(EngineError::Failed { message: "told so".to_owned() }),
             Some(EngineFault::Panic) => panic!("told to panic"),
             Some(EngineFault::Hang) => std::future::pending().await,
+            Some(EngineFault::DeviceLost) => {
+                self.fatal.trip("told so");
+                Err(EngineError::DeviceLost { message: "told so".to_owned() })
+            }
             Some(EngineFault::NotFinite | EngineFault::TooFew) | None => Ok(()),
         }
     }
@@ -199,7 +208,7 @@ pub struct FakeLoader {
 impl Default for FakeLoader {
     fn default() -> Self {
         let inner = Inner { total_bytes: 1_000, ..Inner::default() };
-        Self { controls: Arc::new(EngineControls { inner: Mutex::new(inner) }) }
+        Self { controls: Arc::new(EngineControls { inner: Mutex::new(inner), fatal: FatalSignal::default() }) }
     }
 }
 
@@ -222,7 +231,8 @@ impl EngineLoader for FakeLoader {
         self.controls.act(self.controls.fault(Call::Load)).await?;
         let bytes = self.controls.model_bytes(&spec.model);
         self.controls.lock().used_bytes += bytes;
-        Ok(Arc::new(FakeEngine { controls: Arc::clone(&self.controls), spec, bytes, number }))
+        let controls = Arc::clone(&self.controls);
+        Ok(Arc::new(FakeEngine { controls, spec, bytes, number, heart: Arc::default() }))
     }
 
     fn memory(&self) -> Result<DeviceMemory, EngineError> {
@@ -232,6 +242,10 @@ impl EngineLoader for FakeLoader {
             free_bytes: inner.total_bytes.saturating_sub(inner.used_bytes),
             total_bytes: inner.total_bytes,
         })
+    }
+
+    fn fatal(&self) -> &FatalSignal {
+        &self.controls.fatal
     }
 
     fn name(&self) -> &'static str {
@@ -246,9 +260,20 @@ struct FakeEngine {
     bytes: u64,
     /// Of how many loads before it.
     number: usize,
+    heart: Arc<Heart>,
 }
 
 impl FakeEngine {
+    /// The batch's beat; that of one that hangs never ends.
+    fn beat(&self, fault: Option<EngineFault>) -> Option<Beat> {
+        let beat = self.heart.beat();
+        if fault == Some(EngineFault::Hang) {
+            std::mem::forget(beat);
+            return None;
+        }
+        Some(beat)
+    }
+
     fn fail_if_dead(&self) -> Result<(), EngineError> {
         if self.is_dead() {
             return Err(EngineError::Failed { message: "the engine is dead".to_owned() });
@@ -301,6 +326,7 @@ impl Engine for FakeEngine {
         };
         let _running = Running::begin(&self.controls);
         let fault = self.controls.fault(Call::Score);
+        let _beat = self.beat(fault);
         let work = async {
             self.fail_if_dead()?;
             tokio::time::sleep(time).await;
@@ -332,6 +358,7 @@ impl Engine for FakeEngine {
             inner.times.embed
         };
         let fault = self.controls.fault(Call::Embed);
+        let _beat = self.beat(fault);
         let work = async {
             self.fail_if_dead()?;
             tokio::time::sleep(time).await;
@@ -352,6 +379,10 @@ impl Engine for FakeEngine {
 
     fn is_dead(&self) -> bool {
         self.number < self.controls.lock().dead_before
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.heart.pulse()
     }
 
     async fn unload(&self) -> Result<(), EngineError> {

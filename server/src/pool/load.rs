@@ -97,7 +97,11 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
     .await?;
     let engine =
         shared.loader.load(plan.spec.clone()).await.map_err(|error| engine_failure(shared, key, &plan, &error))?;
-    shared.lock().slot(key).enter(Phase::Warming);
+    {
+        let mut state = shared.lock();
+        state.engines.push((key.clone(), Arc::downgrade(&engine)));
+        state.slot(key).enter(Phase::Warming);
+    }
     let input = Arc::new(input);
     match AssertUnwindSafe(prove(shared, key, &plan, &engine, &input)).catch_unwind().await {
         Ok(Ok(warm_up)) => {

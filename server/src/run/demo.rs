@@ -54,8 +54,7 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<ExitCode, Failure> {
     let server = Server::bind(&config, metrics).await?;
     let query = queries.first().map_or("", |query| query.text.as_str());
     print!("{}", demo::suggestions(server.api_address, server.control_address, query));
-    server.run(parts, &mut signals, Duration::ZERO).await;
-    Ok(ExitCode::Success)
+    Ok(server.run(parts, &mut signals, Duration::ZERO).await)
 }
 
 /// Empties the folder of collections, unless another process has them open.

@@ -24,7 +24,11 @@ use crate::metrics::Metrics;
 use crate::pool::{ModelSource, PoolError};
 use crate::reload;
 use crate::shutdown::{Readiness, Signals};
+use crate::watchdog;
 use crate::wiring::Parts;
+
+/// How long the end may wait for clients where the device is lost.
+const FATAL_END: Duration = Duration::from_secs(2);
 
 /// Added to `timeouts.requestSeconds` for the time that requests under way may take at the end: reading the body
 /// counts from the head's arrival, writing the answer comes on top.
@@ -41,8 +45,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> 
         parts = opening => parts.context("failed to start")?,
         _ = signals.next() => return Ok(ExitCode::Success),
     };
-    server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await;
-    Ok(ExitCode::Success)
+    Ok(server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await)
 }
 
 /// Tells at the start what a load on demand would only tell the first request. Preload tells it by itself.
@@ -123,8 +126,9 @@ impl Server {
         })
     }
 
-    /// Serves until a signal comes, then ends without cutting a request.
-    pub(super) async fn run(self, parts: Parts, signals: &mut Signals, drain_delay: Duration) {
+    /// Serves until a signal comes, then ends without cutting a request; or until the device is lost, then answers nothing
+    /// any more and ends at once.
+    pub(super) async fn run(self, parts: Parts, signals: &mut Signals, drain_delay: Duration) -> ExitCode {
         let Self {
             config,
             api,
@@ -153,6 +157,7 @@ impl Server {
             keys,
             metrics: Arc::clone(&metrics),
             readiness: readiness.clone(),
+            fatal: parts.loader.fatal().clone(),
         };
         warn_of_missing_weights(&parts).await;
         if let Some(reranker) = parts.searcher.served().deployed_reranker() {
@@ -171,7 +176,23 @@ impl Server {
         let mut serving = tokio::spawn(http::serve(api, api::router(state), options, tls, Some(metrics), stop.clone()));
         let preloading = tokio::spawn(become_ready(parts.clone(), readiness.clone()));
 
-        let signal = signals.next().await;
+        let fatal = parts.loader.fatal();
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            () = fatal.tripped() => {
+                readiness.fail(fatal.reason().unwrap_or_default());
+                stop.cancel();
+                // Every request under way is answered with the error by now; who does not read it is not waited for.
+                if tokio::time::timeout(FATAL_END, &mut serving).await.is_err() {
+                    serving.abort();
+                }
+                parts.abandon().await;
+                control_stop.cancel();
+                tracing::error!("Stopped: only a new process helps");
+                return ExitCode::EngineLost;
+            }
+            never = watchdog::watch(&parts.pool, &readiness) => match never {},
+        };
         readiness.drain();
         preloading.abort();
         let delay = signal.drain_delay(drain_delay);
@@ -205,6 +226,7 @@ impl Server {
             tracing::error!(%error, "The control port ended early");
         }
         tracing::info!("Stopped");
+        ExitCode::Success
     }
 }
 
@@ -241,3 +263,6 @@ async fn become_ready(parts: Parts, readiness: Readiness) {
     readiness.ready();
     tracing::info!("Ready");
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,24 @@
-//! How much may wait, for all together and for each client, and the lane of each model in which it does.
+//! How much may wait, for all together and for each client, whether it would be done in time, and the lane of each model in
+//! which it waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rerank_crds::server_config::Limits;
+use tokio::time::Instant;
 
 use super::demand::Demand;
 use super::lane::Lane;
+use super::pressure::{Forecast, Pressure};
 use super::{Client, SearchError};
 use crate::metrics::Metrics;
 use crate::pool::ModelKey;
 
 /// When a refused request may come back: by then the engine has done some pairs.
 const RETRY_AFTER_SECONDS: u64 = 1;
+/// The longest time after which one is told to come back.
+const LONGEST_RETRY_AFTER_SECONDS: u64 = 60;
 
 /// A client that has something in the queue may have at most this many times of what is free. Alone it fills three
 /// quarters, the first of two three sevenths; so there is always room for one that comes anew.
@@ -32,6 +38,7 @@ pub(super) struct Admission {
 struct Queue {
     all: Demand,
     clients: HashMap<Client, Demand>,
+    pressures: HashMap<ModelKey, Pressure>,
 }
 
 impl Admission {
@@ -68,7 +75,34 @@ impl Admission {
             *queue.clients.entry(client.clone()).or_default() += demand;
         }
         self.observe(Demand::default(), demand);
-        Ok(Admitted { admission: Arc::clone(self), client: client.clone(), demand })
+        Ok(Admitted { admission: Arc::clone(self), client: client.clone(), demand, entered: None })
+    }
+
+    /// Refuses a request at once that would not be done by its deadline, or would lengthen a queue that stands.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub(super) fn foresee(
+        &self,
+        client: &Client,
+        key: &ModelKey,
+        pairs: usize,
+        deadline: Instant,
+    ) -> Result<(), SearchError> {
+        let queue = self.lock();
+        let forecast =
+            queue.pressures.get(key).map(|pressure| pressure.forecast(client, pairs, Instant::now(), deadline));
+        drop(queue);
+        let rounded = |retry_after: Duration| (retry_after.as_secs() + 1).min(LONGEST_RETRY_AFTER_SECONDS);
+        match forecast {
+            None | Some(Forecast::InTime) => Ok(()),
+            Some(Forecast::Overloaded { retry_after }) => {
+                Err(SearchError::Overloaded { retry_after_seconds: rounded(retry_after) })
+            }
+            Some(Forecast::OwnDoing { retry_after }) => {
+                Err(SearchError::TooManyRequests { retry_after_seconds: rounded(retry_after) })
+            }
+        }
     }
 
     fn check(&self, queue: &Queue, client: &Client, demand: Demand) -> Result<(), SearchError> {
@@ -113,9 +147,48 @@ pub(super) struct Admitted {
     admission: Arc<Admission>,
     client: Client,
     demand: Demand,
+    /// The model that it waits for, and its pairs that are not done.
+    entered: Option<(ModelKey, usize)>,
 }
 
 impl Admitted {
+    /// From now on so many pairs wait for a model.
+    pub(super) fn enter(&mut self, key: &ModelKey, pairs: usize) {
+        self.leave();
+        self.admission.lock().pressures.entry(key.clone()).or_default().enter(&self.client, pairs);
+        self.entered = Some((key.clone(), pairs));
+    }
+
+    /// Whether so many pairs would be done by the deadline, behind those that have entered before.
+    pub(super) fn would_be_late(&self, key: &ModelKey, pairs: usize, deadline: Instant) -> bool {
+        let queue = self.admission.lock();
+        let pressure = queue.pressures.get(key);
+        pressure.is_some_and(|pressure| pressure.would_be_late(&self.client, pairs, Instant::now(), deadline))
+    }
+
+    /// Whether a batch of so many pairs is better not begun.
+    pub(super) fn is_too_late(&self, pairs: usize, deadline: Instant) -> bool {
+        let Some((key, _)) = &self.entered else { return false };
+        let queue = self.admission.lock();
+        queue.pressures.get(key).is_some_and(|pressure| pressure.is_too_late(pairs, Instant::now(), deadline))
+    }
+
+    /// A batch of so many of its pairs was done in so long.
+    pub(super) fn done(&mut self, pairs: usize, took: Duration) {
+        let Some((key, left)) = &mut self.entered else { return };
+        *left = left.saturating_sub(pairs);
+        if let Some(pressure) = self.admission.lock().pressures.get_mut(key) {
+            pressure.done(&self.client, pairs, took, Instant::now());
+        }
+    }
+
+    fn leave(&mut self) {
+        let Some((key, left)) = self.entered.take() else { return };
+        if let Some(pressure) = self.admission.lock().pressures.get_mut(&key) {
+            pressure.leave(&self.client, left);
+        }
+    }
+
     /// Corrects what was feared by what is there: the candidates that came, the tokens that their texts have. What has
     /// become more is not refused any more, but counts.
     pub(super) fn correct(&mut self, demand: Demand) {
@@ -140,6 +213,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.leave();
         self.change(self.demand, Demand::default());
     }
 }

@@ -23,8 +23,8 @@ impl Searcher {
             EmbedInput::Text(text) => Demand::of_texts(0, [text.len()].into_iter(), usize::MAX),
             EmbedInput::Tokens(tokens) => Demand::of_prompts(1, tokens.len()),
         });
-        let admitted = self.admission.admit(&context.caller.client, demand.sum())?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
+        let admitted = self.admit_texts(demand.sum(), deadlines.request, context)?;
         let work = async {
             let embedder = self.lease_embedder().await?;
             let instruction = self.query_instruction();

@@ -1,6 +1,7 @@
 //! Text to vector. Waits for the embedder and its turn.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use super::{RequestContext, SearchError, Searcher};
 use crate::chain;
@@ -8,6 +9,7 @@ use crate::engine::EngineError;
 use crate::pool::{ModelInput, ModelLease, Waiting};
 use crate::prompt::PromptError;
 use futures::FutureExt;
+use tokio::time::Instant;
 
 use super::admission::Admitted;
 use super::deadlines::Deadlines;
@@ -26,7 +28,7 @@ impl Searcher {
     ) -> Result<Vec<Vec<f32>>, SearchError> {
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
         let demand = Demand::of_texts(0, texts.iter().map(String::len), usize::MAX);
-        let admitted = self.admission.admit(&context.caller.client, demand)?;
+        let admitted = self.admit_texts(demand, deadlines.request, context)?;
         let work = async {
             let embedder = self.lease_embedder().await?;
             let encode = |input: &ModelInput, _: usize, text: &String| match input {
@@ -37,6 +39,21 @@ impl Searcher {
             Ok(vectors)
         };
         bounded(context, deadlines.request, work).await
+    }
+
+    /// Takes a place in the queue for texts that the embedder shall read.
+    pub(super) fn admit_texts(
+        &self,
+        demand: Demand,
+        deadline: Instant,
+        context: &RequestContext,
+    ) -> Result<Admitted, SearchError> {
+        let client = &context.caller.client;
+        let Some(key) = self.served.embedder() else { return self.admission.admit(client, demand) };
+        self.admission.foresee(client, key, demand.pairs, deadline)?;
+        let mut admitted = self.admission.admit(client, demand)?;
+        admitted.enter(key, demand.pairs);
+        Ok(admitted)
     }
 
     /// Embeds texts in order, some in each turn of the embedder; a text that cannot be encoded is the error of all.
@@ -54,7 +71,9 @@ impl Searcher {
         admitted.correct(Demand::of_prompts(encoded.len(), tokens));
         let mut vectors = Vec::with_capacity(encoded.len());
         for turn in encoded.chunks(TEXTS_IN_A_TURN) {
-            vectors.extend(self.embed_tokens(embedder, turn.to_vec(), context).await?);
+            let (embedded, took) = self.embed_tokens(embedder, turn.to_vec(), context).await?;
+            admitted.done(turn.len(), took);
+            vectors.extend(embedded);
         }
         Ok((vectors, tokens))
     }
@@ -88,7 +107,8 @@ impl Searcher {
             })
             .await?;
         let tokens: Vec<Vec<u32>> = encoded.iter().filter_map(|tokens| tokens.as_ref().ok().cloned()).collect();
-        let vectors = if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, context).await? };
+        let vectors =
+            if tokens.is_empty() { Vec::new() } else { self.embed_tokens(embedder, tokens, context).await?.0 };
         let mut vectors = vectors.into_iter();
         Ok(encoded
             .into_iter()
@@ -125,16 +145,19 @@ impl Searcher {
         })
     }
 
+    /// Vectors, and how long the engine took for them.
     async fn embed_tokens(
         &self,
         embedder: &ModelLease,
         tokens: Vec<Vec<u32>>,
         context: &RequestContext,
-    ) -> Result<Vec<Vec<f32>>, SearchError> {
+    ) -> Result<(Vec<Vec<f32>>, Duration), SearchError> {
         let expected = tokens.len();
         let mut place = self.admission.lane(&embedder.key).arrive(&context.caller.client, expected);
         place.turn(expected).await;
+        let begun = Instant::now();
         let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, &context.cancel)).catch_unwind().await;
+        let took = begun.elapsed();
         drop(place);
         let vectors = match outcome {
             Ok(Ok(vectors)) => vectors,
@@ -156,7 +179,7 @@ impl Searcher {
         if vectors.iter().any(|vector| vector.is_empty() || vector.iter().any(|value| !value.is_finite())) {
             return Err(unavailable("the model answered a vector that is empty or not finite"));
         }
-        Ok(vectors)
+        Ok((vectors, took))
     }
 }
 

@@ -101,6 +101,7 @@ impl From<EngineError> for StageFailure {
             EngineError::Weights(_)
             | EngineError::Unsupported { .. }
             | EngineError::NotFinite { .. }
+            | EngineError::DeviceLost { .. }
             | EngineError::Failed { .. } => {
                 let message = "the engine failed to score; the server's log tells why";
                 Self::new(FallbackReason::EngineFailed, message.to_owned(), 1)
@@ -165,6 +166,7 @@ mod tests {
             (EngineError::Unsupported { message: message() }, Some(FallbackReason::EngineFailed)),
             (EngineError::NotFinite { index: 0 }, Some(FallbackReason::EngineFailed)),
             (EngineError::Failed { message: message() }, Some(FallbackReason::EngineFailed)),
+            (EngineError::DeviceLost { message: message() }, Some(FallbackReason::EngineFailed)),
             (EngineError::Cancelled, None),
         ];
         for (error, expected) in engine {

@@ -31,18 +31,21 @@ impl Searcher {
         let key = self.served.reranker(&request.reranker, RERANK_FIELDS)?;
         let shared_bytes = self.shared_prompt_bytes(&key, &instruction, &request.query);
         let demand = Demand::of_texts(shared_bytes, request.documents.iter().map(String::len), self.maximum_tokens());
-        let admitted = self.admission.admit(&context.caller.client, demand)?;
         let deadlines = Deadlines::new(context.arrival, &self.config.timeouts);
+        let deadline = deadlines.rerank(Instant::now());
+        self.admission.foresee(&context.caller.client, &key, demand.pairs, deadline)?;
+        let mut admitted = self.admission.admit(&context.caller.client, demand)?;
+        admitted.enter(&key, demand.pairs);
         let pairs = Pairs {
             instruction,
             query: request.query,
             documents: request.documents,
             reading: request.reading,
             admitted,
+            deadline,
         };
 
         let mut timings = Timings::default();
-        let deadline = deadlines.rerank(Instant::now());
         let work = async {
             let stage = self.rerank_stage(&key, None, self.waiting(), pairs, context, &mut timings);
             let outcome = within(deadline, stage).await;

@@ -7,6 +7,7 @@ use super::demand::Demand;
 use super::embed_stage::refuse_text;
 use super::fallback::StageFailure;
 use super::ranking::{self, Scored};
+use super::turns::ScoreFailure;
 use super::{FallbackReason, RequestContext, Searcher, Timings};
 use crate::chain;
 use crate::engine::{EngineError, ScoreRequest};
@@ -22,6 +23,8 @@ pub(super) struct Pairs {
     pub(super) reading: Reading,
     /// Their place in the queue, given back when they are scored.
     pub(super) admitted: Admitted,
+    /// Until when scores are of use.
+    pub(super) deadline: Instant,
 }
 
 /// What the reranker answered, in the order given.
@@ -50,7 +53,7 @@ impl Searcher {
             Some(lease) => lease,
             None => self.pool.lease(key, waiting).await?,
         };
-        let Pairs { instruction, query, documents, reading, mut admitted } = pairs;
+        let Pairs { instruction, query, documents, reading, mut admitted, deadline } = pairs;
         let count = documents.len();
 
         let begun = Instant::now();
@@ -60,7 +63,11 @@ impl Searcher {
         let tokens = request.prompts.iter().map(Vec::len).sum();
         admitted.correct(Demand::of_prompts(count, tokens));
 
-        let logits = self.score_by_turns(&lease, request, context, timings).await;
+        let logits = match self.score_by_turns(&lease, request, &mut admitted, deadline, context, timings).await {
+            Ok(logits) => Ok(logits),
+            Err(ScoreFailure::Engine(error)) => Err(error),
+            Err(ScoreFailure::TooLate) => return Err(StageFailure::deadline(self.config.timeouts.rerank_seconds)),
+        };
         let scored = logits.and_then(|logits| ranking::scores(&logits, count)).inspect_err(|error| {
             if !matches!(error, EngineError::Cancelled | EngineError::OutOfMemory { .. }) {
                 self.breakers.failed(key, Instant::now());

@@ -136,6 +136,7 @@ impl Searcher {
     ) -> Result<SearchResponse, SearchError> {
         validate::query("query", &request.query)?;
         let plan = self.plan(&request, context)?;
+        self.foresee(&plan, context)?;
         let admitted = self.admit(&plan, &request.query, context)?;
         let work = async {
             let begun = Instant::now();
@@ -157,6 +158,7 @@ impl Searcher {
     ) -> Result<Vec<Result<SearchResponse, SearchError>>, SearchError> {
         validate::queries(request.queries.len())?;
         let plan = self.plan(&request.template, context)?;
+        self.foresee(&plan, context)?;
         let checked: Vec<Result<String, SearchError>> =
             request.queries.into_iter().map(|query| validate::query("queries", &query).map(|()| query)).collect();
         let queries: Vec<String> = checked.iter().filter_map(|query| query.as_ref().ok().cloned()).collect();
@@ -261,6 +263,14 @@ impl Searcher {
         self.admission.admit(&context.caller.client, self.demand(plan, query))
     }
 
+    /// Refuses a search at once whose reranking would not be done in time. Candidates of other searches that are with the
+    /// store do not count: they are as far off as this one's.
+    fn foresee(&self, plan: &Plan, context: &RequestContext) -> Result<(), SearchError> {
+        let StageTwo::Rerank { key, .. } = &plan.stage_two else { return Ok(()) };
+        let deadline = plan.deadlines.rerank_before_fallback(Instant::now());
+        self.admission.foresee(&context.caller.client, key, plan.limit, deadline)
+    }
+
     /// What one query asks of the queue before its candidates are known.
     fn demand(&self, plan: &Plan, query: &str) -> Demand {
         match plan.stage_two {
@@ -318,18 +328,24 @@ impl Searcher {
                 let shared_bytes = self.shared_prompt_bytes(key, instruction, &query);
                 let texts = candidates.iter().map(|candidate| candidate.text.len());
                 admitted.correct(Demand::of_texts(shared_bytes, texts, self.maximum_tokens()));
-                let pairs = Pairs {
-                    instruction: instruction.clone(),
-                    query,
-                    documents: candidates.iter().map(|candidate| candidate.text.clone()).collect(),
-                    reading: Reading::default(),
-                    admitted,
+                let deadline = plan.deadlines.rerank_before_fallback(begun);
+                let outcome = if admitted.would_be_late(key, candidates.len(), deadline) {
+                    Err(StageFailure::deadline(self.config.timeouts.rerank_seconds))
+                } else {
+                    admitted.enter(key, candidates.len());
+                    let pairs = Pairs {
+                        instruction: instruction.clone(),
+                        query,
+                        documents: candidates.iter().map(|candidate| candidate.text.clone()).collect(),
+                        reading: Reading::default(),
+                        admitted,
+                        deadline,
+                    };
+                    let lease = reranker.lease.clone();
+                    let stage = self.rerank_stage(key, lease, self.waiting(), pairs, context, &mut timings);
+                    let outcome = within(deadline, stage).await;
+                    outcome.unwrap_or_else(|| Err(self.past_the_deadline(key, &timings)))
                 };
-                let lease = reranker.lease.clone();
-                let stage = self.rerank_stage(key, lease, self.waiting(), pairs, context, &mut timings);
-                let outcome = within(plan.deadlines.rerank_before_fallback(begun), stage)
-                    .await
-                    .unwrap_or_else(|| Err(self.past_the_deadline(key, &timings)));
                 reranking_time = Some(begun.elapsed());
                 match outcome {
                     Ok(reranked) => Order::Reranked(reranked),

@@ -18,6 +18,7 @@ mod admission;
 mod batch;
 mod embed;
 mod fallbacks;
+mod health;
 mod model_control;
 mod rerank;
 mod two_stages;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use super::admission::Admitted;
 use super::{RequestContext, Searcher, Timings};
 use crate::chain;
 use crate::engine::{EngineError, PairLogits, ScoreRequest};
@@ -15,14 +16,16 @@ use crate::metrics::{Metrics, Stage};
 use crate::pool::ModelLease;
 
 impl Searcher {
-    /// Logits in the order of the request's prompts.
+    /// Logits in the order of the request's prompts. `admitted` has entered the model's queue with as many pairs.
     pub(super) async fn score_by_turns(
         &self,
         lease: &ModelLease,
         request: ScoreRequest,
+        admitted: &mut Admitted,
+        deadline: Instant,
         context: &RequestContext,
         timings: &mut Timings,
-    ) -> Result<Vec<PairLogits>, EngineError> {
+    ) -> Result<Vec<PairLogits>, ScoreFailure> {
         let ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token } = request;
         let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
         let mut answers: Vec<Option<PairLogits>> = vec![None; prompts.len()];
@@ -35,13 +38,27 @@ impl Searcher {
             let Batch { pairs, is_half } = batch;
             let prompts: Vec<Vec<u32>> = pairs.iter().filter_map(|at| prompts.get(*at).cloned()).collect();
             let tokens = prompts.iter().map(Vec::len).sum();
+            let canary = ScoreRequest {
+                prompts: prompts
+                    .first()
+                    .map(|prompt| prompt.iter().take(CANARY_TOKENS).copied().collect())
+                    .into_iter()
+                    .collect(),
+                shared_prefix_tokens: 0,
+                yes_token,
+                no_token,
+            };
             let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
 
             queue.start();
             place.turn(pairs.len()).await;
             queue.stop();
+            if admitted.is_too_late(pairs.len(), deadline) {
+                return Err(ScoreFailure::TooLate);
+            }
 
             score.start();
+            let begun = Instant::now();
             let outcome = AssertUnwindSafe(lease.engine.score(request, &context.cancel)).catch_unwind().await;
             score.stop();
 
@@ -63,11 +80,15 @@ impl Searcher {
                 }
                 continue;
             }
+            if let Err(EngineError::OutOfMemory { .. }) = &outcome {
+                self.ask_canary(lease, canary, context).await;
+            }
             let logits = outcome.map_err(|error| in_request(error, &pairs))?;
             if logits.len() != pairs.len() {
                 let message = format!("{} pairs were given, {} came back", pairs.len(), logits.len());
-                return Err(EngineError::Failed { message });
+                return Err(EngineError::Failed { message }.into());
             }
+            admitted.done(pairs.len(), begun.elapsed());
             timings.batches += 1;
             self.metrics.count_scored(pairs.len(), tokens);
             for (at, logits) in pairs.iter().zip(logits) {
@@ -79,7 +100,45 @@ impl Searcher {
         answers
             .into_iter()
             .collect::<Option<_>>()
-            .ok_or_else(|| EngineError::Failed { message: "the engine's batches leave pairs out".to_owned() })
+            .ok_or_else(|| EngineError::Failed { message: "the engine's batches leave pairs out".to_owned() }.into())
+    }
+}
+
+/// Why there are no scores.
+#[derive(Debug)]
+pub(super) enum ScoreFailure {
+    /// The engine's error.
+    Engine(EngineError),
+    /// The next batch would not have ended by the deadline, and was not begun.
+    TooLate,
+}
+
+impl From<EngineError> for ScoreFailure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// Tokens of the prompt that tells whether a device still works.
+const CANARY_TOKENS: usize = 16;
+/// It is a moment's work.
+const CANARY_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Searcher {
+    /// Memory ran out, also for a half: scores the beginning of one prompt, in the same turn. A device on which not even that
+    /// runs any more is lost.
+    async fn ask_canary(&self, lease: &ModelLease, canary: ScoreRequest, context: &RequestContext) {
+        let asked = AssertUnwindSafe(lease.engine.score(canary, &context.cancel)).catch_unwind();
+        let failure = match tokio::time::timeout(CANARY_PATIENCE, asked).await {
+            Ok(Ok(Ok(_) | Err(EngineError::Cancelled))) => return,
+            Ok(Ok(Err(error))) => chain::describe(&error),
+            Ok(Err(_panic)) => "the engine panicked".to_owned(),
+            Err(_) => format!("no answer within {} s", CANARY_PATIENCE.as_secs()),
+        };
+        self.pool.fatal().trip(&format!(
+            "after running out of memory {} does not score one short prompt any more: {failure}",
+            lease.key.model
+        ));
     }
 }
 

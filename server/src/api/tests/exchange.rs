@@ -40,6 +40,26 @@ async fn the_service_hears_who_asks_and_what_they_may_search() {
 }
 
 #[tokio::test]
+async fn nothing_is_answered_once_the_device_is_lost_not_even_what_is_under_way() {
+    let api = TestApi::with(Behaviour::Hang);
+    let lose = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        api.fatal.trip("CUDA_ERROR_LAUNCH_FAILED at 0xcanary");
+    };
+    let (under_way, ()) = tokio::join!(api.get("/search?q=x"), lose);
+    under_way.assert_error(503, "engine_lost");
+    assert!(under_way.header("retry-after").is_some());
+    assert!(!under_way.text.contains("canary"));
+
+    let api = TestApi::new();
+    api.fatal.trip("lost");
+    for path in ["/search?q=x", "/v1/models", "/openapi.json"] {
+        api.get(path).await.assert_error(503, "engine_lost");
+    }
+    assert_eq!(api.service.searches.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn every_route_asks_for_a_key_where_keys_are_configured() {
     let api = TestApi::build(Behaviour::Answer, true, Some(keys("shop: secret-1\nblog: secret-2\n")));
     for path in ["/search?q=x", "/v1/models", "/nowhere"] {

@@ -91,7 +91,7 @@ mod tests {
     async fn an_engine_that_is_gone_fails_at_once() {
         let (channel, engine) = channel(1);
         drop(engine);
-        assert!(matches!(channel.exchange(batch(1)).await, Err(Fault::Fatal(_))));
+        assert!(matches!(channel.exchange(batch(1)).await, Err(Fault::EngineGone(_))));
     }
 
     #[tokio::test]

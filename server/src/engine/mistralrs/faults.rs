@@ -12,8 +12,10 @@ use crate::engine::EngineError;
 pub(super) enum Fault {
     /// Memory ran out; a smaller batch may pass.
     OutOfMemory(String),
-    /// The device or the engine's thread is gone; every further call would fail.
-    Fatal(String),
+    /// The device is gone; every further call of any engine would fail.
+    DeviceLost(String),
+    /// The engine's thread is gone; every further call to it would fail.
+    EngineGone(String),
     /// This call failed.
     Failed(String),
     /// An answer is no number; position in the batch.
@@ -41,7 +43,7 @@ impl Fault {
     pub(super) fn from_message(message: String) -> Self {
         let lower = message.to_lowercase();
         if FATAL.iter().any(|words| lower.contains(words)) {
-            Self::Fatal(message)
+            Self::DeviceLost(message)
         } else if OUT_OF_MEMORY.iter().any(|words| lower.contains(words)) {
             Self::OutOfMemory(message)
         } else {
@@ -65,14 +67,15 @@ impl Fault {
 
     /// The engine's thread ended.
     pub(super) fn engine_gone() -> Self {
-        Self::Fatal("the engine's thread has ended; the model must be loaded again".to_owned())
+        Self::EngineGone("the engine's thread has ended; the model must be loaded again".to_owned())
     }
 
     /// As an error of the trait. A position that [`Fault::NotFinite`] holds is kept.
     pub(super) fn into_error(self) -> EngineError {
         match self {
             Self::OutOfMemory(message) => EngineError::OutOfMemory { message },
-            Self::Fatal(message) | Self::Failed(message) => EngineError::Failed { message },
+            Self::DeviceLost(message) => EngineError::DeviceLost { message },
+            Self::EngineGone(message) | Self::Failed(message) => EngineError::Failed { message },
             Self::NotFinite(index) => EngineError::NotFinite { index },
         }
     }
@@ -97,7 +100,7 @@ mod tests {
     fn a_broken_device_is_fatal_also_where_memory_is_named() {
         for text in ["CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered", "CUDA_ERROR_LAUNCH_FAILED"]
         {
-            assert!(matches!(Fault::from_message(text.to_owned()), Fault::Fatal(_)), "{text}");
+            assert!(matches!(Fault::from_message(text.to_owned()), Fault::DeviceLost(_)), "{text}");
         }
     }
 

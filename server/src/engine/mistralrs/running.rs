@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::channel::EngineChannel;
 use super::faults::Fault;
 use super::loading::LoadedModel;
+use crate::engine::fatal::FatalSignal;
+use crate::engine::heart::{Heart, Pulse};
 use crate::engine::{EngineError, memory};
 
 /// Longest wait for the batch under way and for the engine's threads when a model is unloaded.
@@ -36,21 +38,29 @@ pub(super) struct RunningEngine {
     /// Set once, when the engine's thread or the device is gone. The library would start a new thread on the same
     /// pipeline; here the owner decides, so its sender is taken once and used to the end.
     dead: Arc<AtomicBool>,
+    fatal: FatalSignal,
+    heart: Arc<Heart>,
     held: Mutex<Option<Held>>,
 }
 
 impl RunningEngine {
-    pub(super) fn new(loaded: LoadedModel) -> Self {
+    pub(super) fn new(loaded: LoadedModel, fatal: FatalSignal) -> Self {
         Self {
             requests: loaded.requests,
             turn: Arc::new(Semaphore::new(1)),
             dead: Arc::default(),
+            fatal,
+            heart: Arc::default(),
             held: Mutex::new(Some(Held { engine: loaded.engine, pipeline: loaded.pipeline })),
         }
     }
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn pulse(&self) -> Pulse {
+        self.heart.pulse()
     }
 
     /// Runs the batches of one request one after another and puts the answers in the request's order.
@@ -114,12 +124,21 @@ impl RunningEngine {
         batch: impl Future<Output = Result<T, Fault>> + Send + 'static,
         cancel: &CancellationToken,
     ) -> Result<T, EngineError> {
-        let dead = self.dead.clone();
+        let (dead, fatal, heart) = (self.dead.clone(), self.fatal.clone(), self.heart.clone());
         let task = tokio::spawn(async move {
+            let beat = heart.beat();
             let result = batch.await;
-            if let Err(Fault::Fatal(message)) = &result {
-                dead.store(true, Ordering::Release);
-                tracing::error!(detail = message, "The engine is gone");
+            drop(beat);
+            match &result {
+                Err(Fault::DeviceLost(message)) => {
+                    dead.store(true, Ordering::Release);
+                    fatal.trip(message);
+                }
+                Err(Fault::EngineGone(message)) => {
+                    dead.store(true, Ordering::Release);
+                    tracing::error!(detail = message, "The engine is gone");
+                }
+                Ok(_) | Err(Fault::OutOfMemory(_) | Fault::Failed(_) | Fault::NotFinite(_)) => {}
             }
             drop(turn);
             result
@@ -181,7 +200,14 @@ mod tests {
     /// An engine of which only the turns are real.
     fn running() -> RunningEngine {
         let (requests, _) = mpsc::channel(1);
-        RunningEngine { requests, turn: Arc::new(Semaphore::new(1)), dead: Arc::default(), held: Mutex::new(None) }
+        RunningEngine {
+            requests,
+            turn: Arc::new(Semaphore::new(1)),
+            dead: Arc::default(),
+            fatal: FatalSignal::default(),
+            heart: Arc::default(),
+            held: Mutex::new(None),
+        }
     }
 
     fn inputs(count: u32) -> Vec<Vec<u32>> {
@@ -229,6 +255,39 @@ mod tests {
         let never = |_, _| async { std::future::pending::<Result<Vec<u32>, Fault>>().await };
         let error = engine.run_batches(inputs(1), vec![vec![0]], &cancel, never).await.unwrap_err();
         assert!(error.to_string().contains("the engine's thread has ended"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_device_is_told_to_the_whole_process_also_where_the_client_has_left() {
+        let engine = running();
+        let cancel = CancellationToken::new();
+        let lost = |_, _| async {
+            tokio::task::yield_now().await;
+            Err::<Vec<u32>, _>(Fault::from_message("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()))
+        };
+        let leaves = async { cancel.cancel() };
+        let (outcome, ()) = tokio::join!(engine.run_batches(inputs(1), vec![vec![0]], &cancel, lost), leaves);
+        assert!(matches!(outcome, Err(EngineError::Cancelled)));
+        engine.fatal.tripped().await;
+        assert_eq!(engine.fatal.reason(), Some("CUDA_ERROR_ILLEGAL_ADDRESS"));
+        assert!(engine.is_dead());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_felt_until_it_is_done_and_not_only_while_somebody_waits_for_it() {
+        let engine = running();
+        let cancel = CancellationToken::new();
+        let slow = |_, batch| async {
+            sleep(Duration::from_secs(5)).await;
+            first_tokens(batch).await
+        };
+        let began = Instant::now();
+        let waited = timeout(Duration::from_secs(1), engine.run_batches(inputs(1), vec![vec![0]], &cancel, slow)).await;
+        assert!(waited.is_err());
+        assert_eq!(engine.pulse().running_since, Some(began));
+        sleep(Duration::from_secs(5)).await;
+        let pulse = engine.pulse();
+        assert_eq!((pulse.running_since, pulse.longest_done), (None, Some(Duration::from_secs(5))));
     }
 
     #[tokio::test]

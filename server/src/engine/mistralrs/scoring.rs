@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_closed_channel_means_that_the_engine_is_gone() {
-        assert!(matches!(completion(None), Err(Fault::Fatal(_))));
+        assert!(matches!(completion(None), Err(Fault::EngineGone(_))));
         let refused = Response::ValidationError("Received an empty prompt.".into());
         assert_eq!(completion(Some(refused)), Err(Fault::Failed("Received an empty prompt.".to_owned())));
     }

@@ -192,7 +192,7 @@ async fn a_request_that_waits_in_the_queue_past_its_deadline_never_reaches_the_e
     let responses = futures::future::join_all((0..3).map(|_| bench.search(ask("q", 3)))).await;
     let reasons: Vec<_> = responses.iter().map(|response| fallback_reason(response.as_ref().unwrap())).collect();
     assert_eq!(reasons.iter().filter(|reason| reason.is_none()).count(), 1, "{reasons:?}");
-    assert_eq!(bench.controls.seen().scores - before, 2, "the third was dropped before it was computed");
+    assert_eq!(bench.controls.seen().scores - before, 1, "the others would not have ended in time");
 }
 
 #[tokio::test(start_paused = true)]
