@@ -42,6 +42,8 @@ pub struct ListenerOptions {
     pub http2_streams: u32,
     /// How long requests under way may take once the listener is closed.
     pub drain_timeout: Duration,
+    /// What connections are encrypted with. Default: plain HTTP.
+    pub tls: Option<Arc<TlsIdentity>>,
 }
 
 impl Default for ListenerOptions {
@@ -52,6 +54,7 @@ impl Default for ListenerOptions {
             connections: 1_024,
             http2_streams: 100,
             drain_timeout: Duration::from_secs(35),
+            tls: None,
         }
     }
 }
@@ -108,13 +111,11 @@ pub enum Drained {
 }
 
 /// Serves until `stop` fires, then closes the listener, finishes the requests under way within
-/// [`ListenerOptions::drain_timeout`] and returns. `tls`: what connections are encrypted with; None: plain HTTP. `metrics`
-/// counts connections where given.
+/// [`ListenerOptions::drain_timeout`] and returns. `metrics` counts connections where given.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     options: ListenerOptions,
-    tls: Option<Arc<TlsIdentity>>,
     metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
 ) -> Drained {
@@ -138,7 +139,7 @@ pub async fn serve(
             first_request_timeout: options.header_read_timeout,
             _open: OpenConnection::new(permit, metrics.clone()),
         };
-        let acceptor = tls.as_ref().map(|identity| TlsAcceptor::from(identity.current()));
+        let acceptor = options.tls.as_ref().map(|identity| TlsAcceptor::from(identity.current()));
         tokio::spawn(connection.run(stream, acceptor));
     }
     drop(listener);

@@ -8,6 +8,7 @@ pub mod access;
 pub mod api;
 pub mod args;
 pub mod beir;
+mod breaker;
 pub mod chain;
 pub mod comparison;
 pub mod demo;

@@ -15,6 +15,7 @@ pub mod document;
 pub mod embedded;
 pub mod filter;
 pub mod fit;
+pub mod guarded;
 pub mod identity;
 pub mod qdrant;
 
@@ -175,6 +176,12 @@ pub enum StoreError {
     Unavailable {
         /// The library's words.
         message: String,
+    },
+    /// It failed too often in a row and is not asked for a while.
+    #[error("the vector store failed {} times in a row and is not asked for a while", crate::breaker::FAILURES)]
+    Resting {
+        /// For how long.
+        left: Duration,
     },
     /// Anything else.
     #[error("the vector store failed: {message}")]

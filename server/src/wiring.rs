@@ -19,6 +19,7 @@ use crate::search::{
     BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
     RerankResponse, SearchError, SearchRequest, SearchResponse, Searcher, SearcherOptions,
 };
+use crate::store::guarded::GuardedStore;
 use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
 
 /// How long the end may wait for models and the store to be closed.
@@ -91,11 +92,14 @@ pub fn embedding_dimension(models: &ConfiguredModels, keys: &[ModelKey]) -> Resu
 
 /// Opens the configured store, where there is one.
 pub async fn store(config: &ServerConfig) -> Result<Option<Arc<dyn Store>>, StoreError> {
-    let timeout = Duration::from_secs(u64::try_from(config.timeouts.vector_search_seconds).unwrap_or(1));
     match &config.vector_store {
-        Some(store) => open_store(store, timeout).await.map(Some),
+        Some(store) => open_store(store, store_timeout(config)).await.map(Some),
         None => Ok(None),
     }
+}
+
+fn store_timeout(config: &ServerConfig) -> Duration {
+    Duration::from_secs(u64::try_from(config.timeouts.vector_search_seconds).unwrap_or(1))
 }
 
 impl Parts {
@@ -106,7 +110,8 @@ impl Parts {
         metrics: Arc<Metrics>,
         show_progress: bool,
     ) -> Result<Self, WiringError> {
-        let store = store(&config).await.map_err(WiringError::Store)?;
+        let guard = |store| GuardedStore::new(store, store_timeout(&config)) as Arc<dyn Store>;
+        let store = store(&config).await.map_err(WiringError::Store)?.map(guard);
         let loader = engine_loader(&config, show_progress)?;
         let models = models(&config, loader.as_ref())?;
         let pool = ModelPool::new(

@@ -4,6 +4,7 @@
 pub mod bm25;
 pub mod breakable;
 pub mod corpus;
+pub mod fault_proxy;
 pub mod http;
 pub mod models;
 pub mod python;

@@ -11,8 +11,6 @@ use rerank_server::metrics::Metrics;
 use rerank_server::search::RequestContext;
 use rerank_server::store::DocumentId;
 use rerank_server::wiring::Parts;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::corpus::Corpus;
 

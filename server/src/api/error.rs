@@ -441,6 +441,9 @@ impl From<StoreError> for ApiError {
             StoreError::Unavailable { .. } => {
                 unavailable("the vector store cannot be reached; `rerank-server preflight` tells more")
             }
+            StoreError::Resting { left } => Self::new(ErrorCode::StoreUnavailable, error.to_string())
+                .retry_after(left.as_secs() + 1)
+                .internal(&error),
             StoreError::Timeout => Self::new(
                 ErrorCode::StoreTimeout,
                 "the vector store did not answer in time (timeouts.vectorSearchSeconds)",

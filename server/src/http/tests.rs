@@ -24,11 +24,11 @@ struct TestServer {
 }
 
 impl TestServer {
-    async fn start(options: ListenerOptions) -> Self {
-        Self::start_with(options, None).await
+    async fn start_encrypted(identity: Arc<TlsIdentity>) -> Self {
+        Self::start(ListenerOptions { tls: Some(identity), ..short_timeouts() }).await
     }
 
-    async fn start_with(options: ListenerOptions, tls: Option<Arc<TlsIdentity>>) -> Self {
+    async fn start(options: ListenerOptions) -> Self {
         let slow = || async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             "slow"
@@ -44,7 +44,7 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let metrics = Arc::new(Metrics::new());
-        let serving = tokio::spawn(serve(listener, router, options, tls, Some(metrics.clone()), stop.clone()));
+        let serving = tokio::spawn(serve(listener, router, options, Some(metrics.clone()), stop.clone()));
         Self { address, stop, metrics, serving }
     }
 
@@ -255,7 +255,7 @@ async fn a_taken_port_is_told_with_address_and_setting() {
 async fn tls_is_spoken_with_a_certificate_that_follows_its_files() {
     let mut certificate = Certificate::new();
     let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
-    let server = TestServer::start_with(short_timeouts(), Some(Arc::clone(&identity))).await;
+    let server = TestServer::start_encrypted(Arc::clone(&identity)).await;
     assert!(server.get_encrypted("/fast", &certificate).await.unwrap().ends_with("fast"));
     assert!(!identity.reload().unwrap(), "nothing has changed");
 
@@ -274,7 +274,7 @@ async fn tls_is_spoken_with_a_certificate_that_follows_its_files() {
 async fn http2_is_agreed_on_over_tls() {
     let certificate = Certificate::new();
     let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
-    let server = TestServer::start_with(short_timeouts(), Some(identity)).await;
+    let server = TestServer::start_encrypted(identity).await;
     let name = ServerName::try_from("localhost").unwrap();
     let stream = certificate.client(&[b"h2", b"http/1.1"]).connect(name, server.connect().await).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -284,7 +284,7 @@ async fn http2_is_agreed_on_over_tls() {
 async fn what_is_no_tls_is_not_answered_and_what_says_nothing_is_closed_in_time() {
     let certificate = Certificate::new();
     let identity = Arc::new(TlsIdentity::load(&certificate.files()).unwrap());
-    let server = TestServer::start_with(short_timeouts(), Some(identity)).await;
+    let server = TestServer::start_encrypted(identity).await;
     assert!(!server.get("/fast").await.contains("HTTP"), "plain HTTP on the port of TLS");
     let beginnings: [&[u8]; 3] = [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"];
     for beginning in beginnings {

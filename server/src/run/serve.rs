@@ -106,8 +106,7 @@ impl Server {
             ControlState { service: Arc::clone(&service), metrics: Arc::clone(&metrics), readiness: readiness.clone() };
         let control_stop = CancellationToken::new();
         let options = ListenerOptions { drain_timeout: Duration::from_secs(1), ..ListenerOptions::default() };
-        let control =
-            tokio::spawn(http::serve(control, control::router(state), options, None, None, control_stop.clone()));
+        let control = tokio::spawn(http::serve(control, control::router(state), options, None, control_stop.clone()));
         let clients = keys.as_ref().map_or(0, |keys| keys.current().len());
         let api_address = api.local_addr().context("failed to read the API's address")?;
         tracing::info!(api = %api_address, control = %control_address, tls = tls.is_some(), clients, "Listening");
@@ -171,9 +170,10 @@ impl Server {
             );
         }
         let request_timeout = Duration::from_secs(u64::try_from(config.timeouts.request_seconds).unwrap_or(30));
-        let options = ListenerOptions { drain_timeout: request_timeout + DRAIN_MARGIN, ..ListenerOptions::default() };
+        let options =
+            ListenerOptions { drain_timeout: request_timeout + DRAIN_MARGIN, tls, ..ListenerOptions::default() };
         let stop = CancellationToken::new();
-        let mut serving = tokio::spawn(http::serve(api, api::router(state), options, tls, Some(metrics), stop.clone()));
+        let mut serving = tokio::spawn(http::serve(api, api::router(state), options, Some(metrics), stop.clone()));
         let preloading = tokio::spawn(become_ready(parts.clone(), readiness.clone()));
 
         let fatal = parts.loader.fatal();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Fallback, FallbackReason, SearchError, breaker};
+use super::{Fallback, FallbackReason, SearchError};
+use crate::breaker;
 use crate::engine::EngineError;
 use crate::pool::PoolError;
 

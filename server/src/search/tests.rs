@@ -16,6 +16,7 @@ use crate::store::{Candidate, Store};
 
 mod admission;
 mod batch;
+mod chaos;
 mod embed;
 mod fallbacks;
 mod health;

@@ -1,6 +1,7 @@
 //! `make bench`: where the time of a search goes, over real HTTP on loopback, with the tiny pair and the judged corpus.
 //! It prints what it compared and fails where the server's own share is over its bound.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -128,6 +129,7 @@ async fn run() -> Result<()> {
             body_bytes: 2 * 1024 * 1024,
             body_read_timeout: Duration::from_secs(30),
             documents: 1_000,
+            restricted_clients: BTreeMap::new(),
             model_control: false,
             model_control_is_open: false,
             writable: false,
@@ -135,6 +137,7 @@ async fn run() -> Result<()> {
         keys: None,
         metrics: Arc::clone(&metrics),
         readiness: Readiness::default(),
+        fatal: service.parts.loader.fatal().clone(),
     };
     let stop = CancellationToken::new();
     let serving = tokio::spawn(http::serve(
