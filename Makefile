@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SERVER := target/debug/rerank-server
 # Tests that print what they measure, which cargo shows only where it is told to.
-MEASURING := reranking_beats_the_vector_order float16_and_int8_keep_the_order
+MEASURING := reranking_beats_the_vector_order float16_and_int8_keep_the_order a_thousand_slow_connections
 DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 

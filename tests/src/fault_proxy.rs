@@ -77,16 +77,15 @@ async fn serve(listener: TcpListener, target: SocketAddr, mut faults: watch::Rec
             }
             continue;
         }
-        let open = match listener.take() {
-            Some(open) => open,
-            None => match TcpListener::bind(address).await {
-                Ok(open) => open,
+        let open = if let Some(open) = listener.take() {
+            open
+        } else {
+            let Ok(open) = TcpListener::bind(address).await else {
                 // Connections of before are still being closed.
-                Err(_) => {
-                    sleep(Duration::from_millis(10)).await;
-                    continue;
-                }
-            },
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            open
         };
         loop {
             tokio::select! {

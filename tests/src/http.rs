@@ -106,6 +106,8 @@ pub struct ServerProcess {
 pub struct StartOptions {
     /// Configuration as YAML, without `listen`.
     pub config: String,
+    /// What `listen` has besides addresses, as YAML, such as `tls: {...}`.
+    pub listen: Option<String>,
     /// Further arguments of `serve`.
     pub arguments: Vec<String>,
     /// `RUST_LOG`.
@@ -115,10 +117,11 @@ pub struct StartOptions {
 impl ServerProcess {
     /// Starts `serve` on free ports and waits until it listens.
     pub async fn start(options: StartOptions) -> anyhow::Result<Self> {
-        let StartOptions { config, arguments, log_filter } = options;
+        let StartOptions { config, listen, arguments, log_filter } = options;
         let folder = tempfile::tempdir().context("failed to make a temporary folder")?;
         let path = folder.path().join("config.yaml");
-        let listen = "listen: {apiAddress: '127.0.0.1:0', controlAddress: '127.0.0.1:0'}\n";
+        let more = listen.map(|more| format!(", {more}")).unwrap_or_default();
+        let listen = format!("listen: {{apiAddress: '127.0.0.1:0', controlAddress: '127.0.0.1:0'{more}}}\n");
         std::fs::write(&path, format!("{listen}{config}")).context("failed to write the configuration")?;
         let mut command = Command::new(server_binary()?);
         command.arg("serve").arg("--config").arg(&path).args(arguments).current_dir(root()).env_remove("RUST_LOG");
@@ -175,9 +178,20 @@ impl ServerProcess {
         answer(request.header("content-type", "application/json").body(body)).await
     }
 
+    /// Sends a JSON text to the API with a bearer key.
+    pub async fn post_with_key(&self, path: &str, body: impl Into<reqwest::Body>, key: &str) -> anyhow::Result<Answer> {
+        let request = self.client.post(format!("http://{}{path}", self.api)).bearer_auth(key);
+        answer(request.header("content-type", "application/json").body(body)).await
+    }
+
     /// Asks the control port.
     pub async fn control(&self, path: &str) -> anyhow::Result<Answer> {
         answer(self.client.get(format!("http://{}{path}", self.control))).await
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 
     /// Sends a signal.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 async fn start(arguments: &[&str]) -> ServerProcess {
     let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-    let server = ServerProcess::start(StartOptions { config: without_models(), arguments, log_filter: None });
+    let server = ServerProcess::start(StartOptions { config: without_models(), arguments, ..StartOptions::default() });
     let server = server.await.unwrap();
     server.wait_ready().await.unwrap();
     server

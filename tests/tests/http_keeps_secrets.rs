@@ -124,3 +124,40 @@ async fn keys_are_asked_for_and_never_told() {
     assert!(log.contains("\"client\":\"shop\""), "{log}");
     assert!(!log.contains(KEY) && !metrics.contains(KEY));
 }
+
+#[tokio::test]
+async fn a_restricted_client_never_learns_what_other_collections_there_are_or_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "shop: shop-key\nops: ops-key\n").unwrap();
+    let config = tiny_pair(folder.path()).replace("[{name: corpus}]", "[{name: corpus}, {name: shop}]")
+        + &format!("access: {{apiKeysFile: '{}', clients: [{{name: shop, collections: [shop]}}]}}\n", keys.display());
+    let server = ServerProcess::start(StartOptions { config, ..StartOptions::default() }).await.unwrap();
+    server.wait_ready().await.unwrap();
+    let index = |collection: &'static str, text: &'static str, key: &'static str| {
+        let body = serde_json::json!({"collection": collection, "documents": [{"id": 1, "text": text}]}).to_string();
+        server.post_with_key("/documents", body, key)
+    };
+    assert_eq!(index("corpus", "canary-of-another-client", "ops-key").await.unwrap().status, 200);
+    assert_eq!(index("shop", "garden fences", "shop-key").await.unwrap().status, 200);
+
+    let mut refusals = Vec::new();
+    for collection in ["corpus", "no-such-collection"] {
+        let answer = server.get_with_key(&format!("/search?q=x&collection={collection}"), "shop-key").await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{answer:?}");
+        let mut body = answer.json();
+        body["error"]["request_id"].take();
+        refusals.push(body);
+    }
+    assert_eq!(refusals[0], refusals[1], "one that exists is refused as one that does not");
+    assert_eq!(refusals[0]["error"]["allowed"], serde_json::json!(["shop"]));
+    assert_eq!(index("corpus", "planted", "shop-key").await.unwrap().status, 403);
+
+    for path in ["/search?q=x", "/v1/models", "/openapi.json"] {
+        let answer = server.get_with_key(path, "shop-key").await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(!answer.text.contains("corpus") && !answer.text.contains("canary-of"), "{path}: {}", answer.text);
+    }
+    let everything = server.get_with_key("/search?q=x&collection=corpus", "ops-key").await.unwrap();
+    assert!(everything.text.contains("canary-of-another-client") && !everything.text.contains("planted"));
+}

@@ -87,7 +87,7 @@ async fn each_way_in_which_the_store_fails_has_its_answer_and_its_end() {
             answers.push(described(&resting));
         }
         let row = format!("| store | {name} | {} |", answers.join(" | "));
-        let row = if answers.len() == 1 { format!("{} - |", row) } else { row };
+        let row = if answers.len() == 1 { format!("{row} - |") } else { row };
         assert!(matrix.lines().any(|line| line.starts_with(&row)), "docs/failures.md has no row {row:?}");
 
         proxy.set(Fault::None);

@@ -39,6 +39,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> 
     let config = read_config(&config.config)?;
     log_as_configured(&config, &log)?;
     let mut signals = Signals::register().context("failed to listen for signals")?;
+    allow_many_files();
     let server = Server::bind(&config, Arc::new(Metrics::new())).await?;
     let opening = Parts::open(Arc::clone(&config), Arc::clone(&server.metrics), progress_is_seen());
     let parts = tokio::select! {
@@ -46,6 +47,15 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> 
         _ = signals.next() => return Ok(ExitCode::Success),
     };
     Ok(server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await)
+}
+
+/// A connection is a file, and what systems allow a process by default is fewer than the connections that are served.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "Could not raise the number of files that may be open");
+    }
 }
 
 /// Tells at the start what a load on demand would only tell the first request. Preload tells it by itself.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 
-/// What a search is answered: `200 vector order, `deadline``, or `200`.
+/// What a search is answered, as the page says it: the status, and of a fallback its reason.
 fn described(response: &SearchResponse) -> String {
     assert!(response.results.iter().all(|result| result.score.is_finite()));
     match fallback_reason(response) {

@@ -17,6 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Code, Request, Response, Status};
 
+use super::resolver;
 use crate::store::StoreError;
 
 /// Connections side by side. One HTTP/2 connection carries many calls, but is read by one task.
@@ -91,7 +92,9 @@ impl Connection {
         }
         let key = config.api_key_file.as_deref().map(read_key).transpose()?.unwrap_or_default();
         Ok(Self {
-            channels: (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect(),
+            channels: (0..CHANNELS)
+                .map(|_| endpoint.connect_with_connector_lazy(resolver::connector(config.allow_loopback)))
+                .collect(),
             next: AtomicUsize::new(0),
             key_file: config.api_key_file.clone(),
             key: RwLock::new(key),
