@@ -24,7 +24,7 @@ mod violation;
 pub use parse::{ConfigError, FieldError};
 pub use reranking::{AllowedOverride, Candidates, Embedding, Instruction, Reranker, SelfTest};
 pub use service::{
-    Access, Api, ClientAccess, Lifecycle, Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl,
+    Access, Api, ClientAccess, Hub, Lifecycle, Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl,
     Timeouts, Weights, WhileLoading,
 };
 pub use serving::{NotServed, ServedModel};

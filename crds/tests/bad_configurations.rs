@@ -132,6 +132,34 @@ fn models_that_could_leave_the_weights_directory_are_refused() {
 }
 
 #[test]
+fn a_hub_has_a_safe_url_and_what_must_be_pinned_has_a_commit() {
+    let hub = |hub: &str| format!("reranker: {{model: a}}\nweights: {{hub: {hub}}}");
+    assert_eq!(violations(&hub("{}")), [""; 0]);
+    assert_refused(&hub("{endpoint: hub}"), "weights.hub.endpoint", "such as https://huggingface.co");
+    assert_refused(&hub("{endpoint: 'http://169.254.169.254'}"), "weights.hub.endpoint", "link-local");
+    assert_refused(&hub("{tokenFile: ''}"), "weights.hub.tokenFile", "is empty");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let pinned = |models: &str| format!("{models}\nweights: {{hub: {{}}, requirePinned: true}}");
+    assert_eq!(violations(&pinned(&format!("reranker: {{model: a, revision: {commit}}}"))), [""; 0]);
+    for (models, path, part) in [
+        ("reranker: {model: a}".to_owned(), "reranker.revision", "is missing; weights.requirePinned"),
+        ("reranker: {model: a, revision: main}".to_owned(), "reranker.revision", "`main` is no commit"),
+        (
+            format!("embedding: {{model: b}}\nreranker: {{revision: {commit}}}"),
+            "embedding.revision",
+            "40 hexadecimal digits",
+        ),
+        (
+            format!("reranker: {{model: a, revision: {commit}, allowedOverrides: [{{model: c}}]}}"),
+            "reranker.allowedOverrides[0].model",
+            "`c` has no revision of its own",
+        ),
+    ] {
+        assert_refused(&pinned(&models), path, part);
+    }
+}
+
+#[test]
 fn a_client_that_is_restricted_has_a_key_and_collections_that_exist() {
     let store = "embedding: {model: a}\nvectorStore: {embedded: {path: d, collections: [{name: c}, {name: d}]}}";
     let text = |access: &str| format!("{store}\naccess: {access}");

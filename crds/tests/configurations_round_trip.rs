@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{CustomReranker, EngineKind, InstructionTemplate, Prompt, Quantization, Scoring};
 use rerank_crds::server_config::{
-    Access, AllowedOverride, Api, Candidates, ClientAccess, Collection, Embedded, Embedding, Instruction, Lifecycle,
-    Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl, Qdrant, QdrantTls, Reranker, SelfTest,
-    Timeouts, VectorStore, Weights, WhileLoading,
+    Access, AllowedOverride, Api, Candidates, ClientAccess, Collection, Embedded, Embedding, Hub, Instruction,
+    Lifecycle, Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl, Qdrant, QdrantTls, Reranker,
+    SelfTest, Timeouts, VectorStore, Weights, WhileLoading,
 };
 
 /// Texts that YAML could mistake for something else, or that are hard to write.
@@ -259,7 +259,11 @@ fn configuration() -> impl Strategy<Value = ServerConfig> {
     let engine = prop::sample::select(EngineKind::ALL.to_vec());
     model_id().prop_flat_map(move |model| {
         let models = (embedding(model.clone()), reranker(), api(model), option::of(vector_store()));
-        let weights = file().prop_map(|directory| Weights { directory });
+        let weights = (file(), option::of(option::of(file()))).prop_map(|(directory, hub)| Weights {
+            directory,
+            hub: hub.map(|token_file| Hub { token_file, ..Hub::default() }),
+            require_pinned: false,
+        });
         let service = (listen(), engine.clone(), candidates(), lifecycle(), timeouts(), weights, access(), logging());
         (models, service).prop_map(|((embedding, reranker, api, vector_store), service)| {
             let (listen, engine, candidates, lifecycle, timeouts, weights, access, logging) = service;

@@ -97,7 +97,7 @@ pub fn config(models: &Path, data: &Path, api_address: SocketAddr) -> ServerConf
             writable: true,
             ..VectorStore::default()
         }),
-        weights: Weights { directory: models.to_owned() },
+        weights: Weights { directory: models.to_owned(), ..Weights::default() },
         ..ServerConfig::default()
     }
 }

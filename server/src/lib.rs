@@ -17,6 +17,7 @@ pub mod evaluate;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fakes;
 pub mod http;
+pub mod hub;
 pub mod index;
 pub mod metrics;
 pub mod models;

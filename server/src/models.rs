@@ -4,15 +4,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
+use async_trait::async_trait;
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{
     self, DeviceKind, EngineKind, ModelShape, OutputHead, Prompt, Quantization, RERANKERS, Scoring, Workload,
     estimate_memory,
 };
 
-use crate::engine::weights::{self, WeightsError};
+use crate::engine::weights::{self, Manifest, WeightsError};
 use crate::engine::{DeviceMemory, LoadSpec, ModelRole};
+use crate::hub::{Hub, HubError, Listing};
 use crate::pool::{MemoryFix, ModelInput, ModelKey, ModelPlan, ModelSource, SourceError};
 use crate::prompt::{EmbedPrompt, RerankPrompt, TextEncoder};
 use crate::search::ServedModels;
@@ -36,19 +39,35 @@ pub struct ConfiguredModels {
     deployed: Option<ModelKey>,
     device: DeviceKind,
     engine: EngineKind,
+    hub: Option<Hub>,
 }
 
 impl ConfiguredModels {
     /// Models that are to be run on `device` by `engine` (the one that really loads them, never `Auto`).
-    pub fn new(config: Arc<ServerConfig>, device: DeviceKind, engine: EngineKind) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// The client of a configured hub cannot be made.
+    pub fn new(config: Arc<ServerConfig>, device: DeviceKind, engine: EngineKind) -> Result<Arc<Self>, HubError> {
         let served = ServedModels::from_config(&config);
         let deployed = served.deployed_reranker().cloned();
-        Arc::new(Self { config, keys: served.keys(), deployed, device, engine })
+        let hub = config.weights.hub.as_ref().map(Hub::new).transpose()?;
+        Ok(Arc::new(Self { config, keys: served.keys(), deployed, device, engine, hub }))
     }
 
     /// Folder of a model.
     pub fn directory(&self, key: &ModelKey) -> Result<PathBuf, WeightsError> {
         weights::resolve(&self.config.weights.directory, &key.model, self.revision(key))
+    }
+
+    /// What the hub has of a model, and where the hub is; None where none is configured.
+    pub async fn on_hub(&self, key: &ModelKey) -> Option<Result<(Listing, &str), HubError>> {
+        let hub = self.hub.as_ref()?;
+        let listing = hub.list(&key.model, self.hub_revision(key)).await;
+        Some(listing.map(|listing| (listing, hub.endpoint())))
+    }
+
+    fn hub_revision(&self, key: &ModelKey) -> &str {
+        self.revision(key).unwrap_or("main")
     }
 
     /// A revision belongs to the deployed model, whatever its quantization; other models have none.
@@ -123,9 +142,44 @@ impl ConfiguredModels {
     }
 }
 
+#[async_trait]
 impl ModelSource for ConfiguredModels {
     fn keys(&self) -> Vec<ModelKey> {
         self.keys.clone()
+    }
+
+    fn is_missing(&self, key: &ModelKey) -> bool {
+        let whole = || weights::inspect(&self.directory(key)?, key.role);
+        let is_absent = |error: &WeightsError| {
+            matches!(
+                error,
+                WeightsError::Missing { .. } | WeightsError::MissingRevision { .. } | WeightsError::MissingFile { .. }
+            )
+        };
+        self.hub.is_some() && self.keys.contains(key) && whole().is_err_and(|error| is_absent(&error))
+    }
+
+    async fn fetch(&self, key: &ModelKey) -> Result<(), SourceError> {
+        let Some(hub) = &self.hub else { return Ok(()) };
+        hub.download(&self.config.weights.directory, &key.model, self.hub_revision(key)).await?;
+        Ok(())
+    }
+
+    fn verify(&self, key: &ModelKey, plan: &ModelPlan) -> Result<(), SourceError> {
+        let directory = &plan.spec.directory;
+        match Manifest::read(directory)? {
+            Some(manifest) => {
+                let begun = Instant::now();
+                let bytes = manifest.verify(directory)?;
+                let seconds = begun.elapsed().as_secs_f64();
+                tracing::info!(model = key.model, bytes, seconds, "Compared a model's files with their digests");
+                Ok(())
+            }
+            None if self.config.weights.require_pinned && plan.revision.is_none() => {
+                Err(WeightsError::NotPinned { directory: directory.clone() }.into())
+            }
+            None => Ok(()),
+        }
     }
 
     fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError> {
@@ -138,6 +192,10 @@ impl ModelSource for ConfiguredModels {
         }
         let directory = self.directory(key)?;
         let info = weights::inspect(&directory, key.role)?;
+        let revision = match weights::revision_of(&directory) {
+            Some(commit) => Some(commit),
+            None => Manifest::read(&directory)?.and_then(|manifest| manifest.revision),
+        };
         let shape = shape_of(&info.config, key.role);
         let batch = self.batch(key, info.config.maximum_positions);
         let predicted_bytes = self.predict(&shape, key.quantization, batch);
@@ -152,6 +210,7 @@ impl ModelSource for ConfiguredModels {
                 max_length: narrow(batch.max_length),
             },
             predicted_bytes,
+            revision,
             alternatives: self.alternatives(key, &shape, batch, predicted_bytes),
         })
     }
@@ -273,7 +332,7 @@ mod tests {
     }
 
     fn models(config: ServerConfig, device: DeviceKind) -> Arc<ConfiguredModels> {
-        ConfiguredModels::new(Arc::new(config), device, EngineKind::Mistralrs)
+        ConfiguredModels::new(Arc::new(config), device, EngineKind::Mistralrs).unwrap()
     }
 
     #[test]

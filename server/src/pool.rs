@@ -75,6 +75,8 @@ pub struct ModelStatus {
     pub role: &'static str,
     /// How weights are held.
     pub quantization: Quantization,
+    /// Commit that its weights come from, once its folder was read and where it is known.
+    pub revision: Option<String>,
     /// State of the slot.
     pub state: ModelState,
     /// Why the last load failed.

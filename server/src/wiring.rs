@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use crate::api::service::{IndexRequest, IndexResponse, NewDocument, Service};
 use crate::engine::weights::{self, WeightsError};
 use crate::engine::{EngineError, EngineLoader, ModelRole};
+use crate::hub::HubError;
 use crate::metrics::Metrics;
 use crate::models::{ConfiguredModels, device_kind};
-use crate::pool::{ModelKey, ModelPool, ModelStatus, PoolOptions};
+use crate::pool::{ModelKey, ModelPool, ModelSource, ModelStatus, PoolOptions, SourceError};
 use crate::search::{
     BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
     RerankResponse, SearchError, SearchRequest, SearchResponse, Searcher, SearcherOptions,
@@ -34,6 +35,9 @@ pub enum WiringError {
     /// The store cannot be opened.
     #[error("failed to open the vector store")]
     Store(#[source] StoreError),
+    /// The client of the hub cannot be made.
+    #[error("failed to make a client of the hub")]
+    Hub(#[source] HubError),
     /// No engine can be started.
     #[error("failed to start the engine")]
     Engine(#[source] EngineError),
@@ -80,7 +84,7 @@ pub fn engine_loader(config: &ServerConfig, show_progress: bool) -> Result<Arc<d
 /// What the configuration lets be loaded, planned for the engine's device.
 pub fn models(config: &Arc<ServerConfig>, loader: &dyn EngineLoader) -> Result<Arc<ConfiguredModels>, WiringError> {
     let memory = loader.memory().map_err(WiringError::Engine)?;
-    Ok(ConfiguredModels::new(Arc::clone(config), device_kind(&memory), EngineKind::Mistralrs))
+    ConfiguredModels::new(Arc::clone(config), device_kind(&memory), EngineKind::Mistralrs).map_err(WiringError::Hub)
 }
 
 /// Length of the embedding model's vectors, from its folder. None where no embedding model is configured.
@@ -163,6 +167,15 @@ impl Parts {
         }
     }
 
+    /// Downloads the embedding model where it is missing and a hub is configured.
+    pub async fn fetch_embedder(&self) -> Result<(), SourceError> {
+        let Some(embedder) = self.searcher.served().embedder().cloned() else { return Ok(()) };
+        let (models, key) = (Arc::clone(&self.models), embedder.clone());
+        // A check that did not finish is one that found nothing: whatever is wrong is told by who reads the folder next.
+        let is_missing = tokio::task::spawn_blocking(move || models.is_missing(&key)).await.unwrap_or(false);
+        if is_missing { self.models.fetch(&embedder).await } else { Ok(()) }
+    }
+
     /// What a collection of the embedding model's vectors must be made for. None where no embedding model is configured.
     pub fn collection_spec(&self) -> Result<Option<CollectionSpec>, WeightsError> {
         let dimension = embedding_dimension(&self.models, &self.searcher.served().keys())?;
@@ -171,6 +184,10 @@ impl Parts {
 
     /// As [`Self::collection_spec`], for a request: reads the model's folder off the async threads.
     async fn collection_spec_off_thread(&self) -> Result<CollectionSpec, SearchError> {
+        self.fetch_embedder().await.map_err(|error| SearchError::EmbedderUnavailable {
+            message: crate::chain::describe(&error),
+            retry_after_seconds: 1,
+        })?;
         let parts = self.clone();
         let spec = tokio::task::spawn_blocking(move || parts.collection_spec()).await.map_err(|error| {
             SearchError::Internal { message: format!("reading the embedding model's folder failed: {error}") }

@@ -112,12 +112,14 @@ pub struct StartOptions {
     pub arguments: Vec<String>,
     /// `RUST_LOG`.
     pub log_filter: Option<String>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ServerProcess {
     /// Starts `serve` on free ports and waits until it listens.
     pub async fn start(options: StartOptions) -> anyhow::Result<Self> {
-        let StartOptions { config, listen, arguments, log_filter } = options;
+        let StartOptions { config, listen, arguments, log_filter, environment } = options;
         let folder = tempfile::tempdir().context("failed to make a temporary folder")?;
         let path = folder.path().join("config.yaml");
         let more = listen.map(|more| format!(", {more}")).unwrap_or_default();
@@ -128,6 +130,7 @@ impl ServerProcess {
         if let Some(filter) = log_filter {
             command.env("RUST_LOG", filter);
         }
+        command.envs(environment);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("failed to start the server")?;
         let log = Arc::new(Mutex::new(String::new()));

@@ -10,3 +10,4 @@ pub mod models;
 pub mod python;
 pub mod qdrant_server;
 pub mod service;
+pub mod small_hub;

@@ -30,6 +30,10 @@ const METADATA_ADDRESSES: [IpAddr; 3] = [
 pub(super) const ALLOWED_URL: &str =
     "`http://` or `https://`, a host and a port, without user, path, query or fragment, such as http://qdrant:6334";
 
+/// What is allowed as the URL of a model hub.
+pub(super) const ALLOWED_HUB_URL: &str =
+    "`http://` or `https://` and a host, without user, query or fragment, such as https://huggingface.co";
+
 /// Why a URL or an address is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
@@ -37,7 +41,7 @@ pub enum RefusedAddress {
     #[error("{problem}")]
     Form {
         /// What is wrong.
-        problem: &'static str,
+        problem: String,
     },
     /// A link-local address.
     #[error("{address} is a link-local address, where clouds offer their metadata services")]
@@ -90,7 +94,22 @@ fn is_this_machine(address: IpAddr, embedded: Option<Ipv4Addr>) -> bool {
 
 /// Checks the URL of a vector store: form, and that its host is not refused by name or address.
 pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAddress> {
-    let form = |problem| Err(RefusedAddress::Form { problem });
+    check_url(text, allow_loopback, "name a file with the key in apiKeyFile instead", Path::None)
+}
+
+/// Checks the URL of a model hub, as [`check_store_url`]; a mirror may have a path.
+pub fn check_hub_url(text: &str) -> Result<(), RefusedAddress> {
+    check_url(text, true, "name a file with the token in tokenFile instead", Path::Any)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Path {
+    None,
+    Any,
+}
+
+fn check_url(text: &str, allow_loopback: bool, secrets: &'static str, path: Path) -> Result<(), RefusedAddress> {
+    let form = |problem: &str| Err(RefusedAddress::Form { problem: problem.to_owned() });
     if text.is_empty() {
         return form("is empty");
     }
@@ -111,9 +130,9 @@ pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAd
         return form("is no URL");
     };
     if rest.contains('@') || !url.username().is_empty() || url.password().is_some() {
-        return form("contains a user or a password; name a file with the key in apiKeyFile instead");
+        return form(&format!("contains a user or a password; {secrets}"));
     }
-    if url.path() != "/" {
+    if path == Path::None && url.path() != "/" {
         return form("has a path");
     }
     if url.query().is_some() || url.fragment().is_some() {
@@ -218,6 +237,22 @@ mod tests {
         for address in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "8.8.8.8", "::1", "fec0::1", "fd00::1", "169.253.0.1"] {
             assert_eq!(check_address(address.parse().unwrap(), true), Ok(()), "{address}");
         }
+    }
+
+    #[test]
+    fn a_hub_may_have_a_path_and_is_refused_where_a_store_is() {
+        assert_eq!(check_hub_url("https://mirror.example.org/api/huggingface/"), Ok(()));
+        assert_eq!(check_hub_url("http://127.0.0.1:8080"), Ok(()));
+        for url in [
+            "huggingface.co",
+            "https://user:secret@hub",
+            "https://hub?x=1",
+            "http://169.254.169.254",
+            "http://metadata.google.internal",
+        ] {
+            assert!(check_hub_url(url).is_err(), "{url}");
+        }
+        assert!(check_hub_url("https://u:p@hub").unwrap_err().to_string().contains("tokenFile"));
     }
 
     #[test]

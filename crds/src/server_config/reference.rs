@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_yaml::Value;
 
-use super::{AllowedOverride, ClientAccess, Collection, Embedded, ListenTls, Qdrant, ServerConfig, VectorStore};
+use super::{AllowedOverride, ClientAccess, Collection, Embedded, Hub, ListenTls, Qdrant, ServerConfig, VectorStore};
 use crate::catalog::{CustomReranker, Prompt, Scoring};
 
 /// One setting.
@@ -74,6 +74,7 @@ fn complete() -> ServerConfig {
         prompt: Prompt::default(),
         scoring: Scoring::default(),
     }];
+    config.weights.hub = Some(Hub::default());
     config.listen.tls = Some(ListenTls { certificate_file: PathBuf::new(), key_file: PathBuf::new() });
     config.access.clients = vec![ClientAccess { name: String::new(), collections: vec![String::new()] }];
     config
@@ -208,6 +209,15 @@ const MEANINGS: &[(&str, &str)] = &[
     ("vectorStore.embedded.collections[].textField", "Payload path of the text, dots between keys"),
     ("vectorStore.writable", "Whether documents can be indexed through the API"),
     ("weights.directory", "Folder that holds each model under its id, or a hub cache"),
+    (
+        "weights.hub.endpoint",
+        "Hub that models are downloaded from which `weights.directory` lacks, into it; a proxy comes from HTTPS_PROXY and NO_PROXY; without `hub` the server connects to none",
+    ),
+    ("weights.hub.tokenFile", "File that holds a token of an account that may read the models, read at each download"),
+    (
+        "weights.requirePinned",
+        "Refuse models whose exact content is not known beforehand: from a hub each needs a commit as its revision, a folder a manifest of digests; see docs/weights.md",
+    ),
     (
         "access.apiKeysFile",
         "File with a line `client: key` for each client, or folder with a file for each, read again every 5 s, the last ones count on where that fails; none: no key is asked for",

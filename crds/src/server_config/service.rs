@@ -83,6 +83,27 @@ pub struct Weights {
     /// Folder that holds each model under its id (`<directory>/Qwen/Qwen3-Reranker-0.6B`) or a hub cache
     /// (`models--Qwen--Qwen3-Reranker-0.6B/snapshots/...`). Default `/models`.
     pub directory: PathBuf,
+    /// Hub that models are downloaded from which `directory` lacks. Default: none, the server connects to no hub.
+    pub hub: Option<Hub>,
+    /// Refuse models whose exact content is not known beforehand: each needs a commit as its revision, or a folder with
+    /// a manifest of digests. Default false.
+    pub require_pinned: bool,
+}
+
+/// A hub of models.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Hub {
+    /// Where it is. Default `https://huggingface.co`.
+    pub endpoint: String,
+    /// File that holds a token of an account that may read the models. Default: none.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { endpoint: "https://huggingface.co".to_owned(), token_file: None }
+    }
 }
 
 /// Who may call.
@@ -192,7 +213,7 @@ impl Default for Timeouts {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { directory: PathBuf::from("/models") }
+        Self { directory: PathBuf::from("/models"), hub: None, require_pinned: false }
     }
 }
 

@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::network::{ALLOWED_URL, RefusedAddress, check_store_url};
+use super::network::{ALLOWED_HUB_URL, ALLOWED_URL, RefusedAddress, check_hub_url, check_store_url};
 use super::violation::Checks;
 use super::{
-    Access, Api, Candidates, ClientAccess, Collection, Embedding, Instruction, Lifecycle, Listen, ListenTls, Logging,
-    MAXIMUM_K, Qdrant, QdrantTls, Reranker, ServerConfig, Timeouts, VectorStore, Violations, Weights,
+    Access, Api, Candidates, ClientAccess, Collection, Embedding, Hub, Instruction, Lifecycle, Listen, ListenTls,
+    Logging, MAXIMUM_K, Qdrant, QdrantTls, Reranker, ServerConfig, Timeouts, VectorStore, Violations, Weights,
 };
 use crate::catalog::{CustomReranker, check_model_id, check_revision};
 
@@ -62,6 +62,7 @@ impl ServerConfig {
             check_vector_store(store, &mut checks);
         }
         check_weights(weights, &mut checks);
+        self.check_pinned(&mut checks);
         self.check_access(access, &mut checks);
         self.check_aliases(&mut checks);
         check_api(api, &mut checks);
@@ -121,6 +122,36 @@ impl ServerConfig {
                     let message = format!("`{collection}` is no collection of vectorStore");
                     checks.refuse_unless_allowed(format!("{path}.collections[{at}]"), message, allowed);
                 }
+            }
+        }
+    }
+
+    /// With `weights.requirePinned` and a hub, whatever could be downloaded needs a commit. What lies in a folder is asked for its
+    /// manifest when it is loaded.
+    fn check_pinned(&self, checks: &mut Checks) {
+        if !self.weights.require_pinned || self.weights.hub.is_none() {
+            return;
+        }
+        let mut check = |path: &str, revision: Option<&String>| {
+            if !revision.is_some_and(|revision| is_commit(revision)) {
+                let found = revision.map_or("is missing".to_owned(), |revision| format!("`{revision}` is no commit"));
+                let message = format!("{found}; weights.requirePinned asks for one");
+                checks.refuse_unless_allowed(path, message, "a commit of 40 hexadecimal digits");
+            }
+        };
+        if self.embedding.model.is_some() {
+            check("embedding.revision", self.embedding.revision.as_ref());
+        }
+        if self.reranker.enabled {
+            check("reranker.revision", self.reranker.revision.as_ref());
+        }
+        let deployed = self.selection().map(|selection| selection.model);
+        for (index, allowed) in self.reranker.allowed_overrides.iter().enumerate() {
+            if self.reranker.enabled && Some(&allowed.model) != deployed.as_ref() {
+                checks.refuse(
+                    format!("reranker.allowedOverrides[{index}].model"),
+                    format!("`{}` has no revision of its own, which weights.requirePinned asks for", allowed.model),
+                );
             }
         }
     }
@@ -384,8 +415,20 @@ fn check_collection_name(path: &str, name: &str, checks: &mut Checks) {
 }
 
 fn check_weights(weights: &Weights, checks: &mut Checks) {
-    let Weights { directory } = weights;
+    let Weights { directory, hub, require_pinned: _ } = weights;
     check_path("weights.directory", directory, checks);
+    if let Some(Hub { endpoint, token_file }) = hub {
+        match check_hub_url(endpoint) {
+            Ok(()) => {}
+            Err(error @ RefusedAddress::Form { .. }) => {
+                checks.refuse_unless_allowed("weights.hub.endpoint", error.to_string(), ALLOWED_HUB_URL);
+            }
+            Err(error) => checks.refuse_unless_allowed("weights.hub.endpoint", error.to_string(), "any other host"),
+        }
+        if let Some(file) = token_file {
+            check_path("weights.hub.tokenFile", file, checks);
+        }
+    }
 }
 
 fn check_api(api: &Api, checks: &mut Checks) {
@@ -399,6 +442,11 @@ fn check_api(api: &Api, checks: &mut Checks) {
 fn check_logging(logging: &Logging, checks: &mut Checks) {
     let Logging { filter, format: _ } = logging;
     checks.text("logging.filter", filter, MAXIMUM_FILTER_CHARACTERS);
+}
+
+/// Whether a revision names one content for ever.
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.chars().all(|digit| digit.is_ascii_hexdigit())
 }
 
 fn check_path(path: &str, value: &Path, checks: &mut Checks) {

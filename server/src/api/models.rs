@@ -36,6 +36,9 @@ struct QuantizationEntry {
     #[schema(value_type = String)]
     quantization: Quantization,
     state: ModelState,
+    /// Commit that its weights come from, once they were looked at and where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
     /// Why it is the deployed reranker.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -80,11 +83,13 @@ pub(super) fn list(statuses: Vec<ModelStatus>) -> ModelList {
             freed_memory_bytes,
             warm_up,
             self_test,
+            revision,
             selection_reason,
         } = status;
         let entry = QuantizationEntry {
             quantization,
             state,
+            revision,
             selection_reason,
             predicted_memory_bytes,
             freed_memory_bytes,

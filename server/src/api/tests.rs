@@ -185,6 +185,7 @@ impl Service for FakeService {
             name: "Qwen/Qwen3-Reranker-0.6B".to_owned(),
             role: "reranker",
             quantization: Quantization::Float16,
+            revision: None,
             state: ModelState::Failed,
             failure: Some("/secret/path is truncated".to_owned()),
             predicted_memory_bytes: 1_200,

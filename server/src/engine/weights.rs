@@ -13,9 +13,11 @@ use super::ModelRole;
 mod config;
 mod files;
 mod location;
+mod manifest;
 
 pub use config::ModelConfig;
-pub use location::resolve;
+pub use location::{resolve, revision_of};
+pub use manifest::{FileDigest, Manifest};
 
 /// Why a model's folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +86,15 @@ pub enum WeightsError {
         directory: PathBuf,
         /// The files found.
         files: Vec<String>,
+    },
+    /// `weights.requirePinned` is set and nothing tells what the folder must hold.
+    #[error(
+        "{directory:?} has no manifest.json with the digests of its files, which weights.requirePinned asks for; download \
+         the model by its commit, or write the manifest where you trust the files (docs/weights.md)"
+    )]
+    NotPinned {
+        /// The model's folder.
+        directory: PathBuf,
     },
     /// A weights file is cut off or changed.
     #[error("{path:?} is damaged: {reason}; copy or download it again")]

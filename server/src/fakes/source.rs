@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use rerank_crds::catalog::{Prompt, Quantization, Scoring};
 
 use super::engine::EngineControls;
@@ -61,9 +62,22 @@ impl FakeSource {
     }
 }
 
+#[async_trait]
 impl ModelSource for FakeSource {
     fn keys(&self) -> Vec<ModelKey> {
         self.keys.iter().cloned().collect()
+    }
+
+    fn is_missing(&self, _: &ModelKey) -> bool {
+        false
+    }
+
+    async fn fetch(&self, _: &ModelKey) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn verify(&self, _: &ModelKey, _: &ModelPlan) -> Result<(), SourceError> {
+        Ok(())
     }
 
     fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError> {
@@ -80,6 +94,7 @@ impl ModelSource for FakeSource {
                 token_budget: 4 * 512,
                 max_length: MAXIMUM_LENGTH,
             },
+            revision: None,
             predicted_bytes: self.controls.model_bytes(&key.model),
             alternatives: self.alternatives.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         })

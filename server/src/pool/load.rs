@@ -79,13 +79,20 @@ fn settle(
 }
 
 async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Option<WarmUp>), LoadFailure> {
+    fetch_where_missing(shared, key).await?;
     let source = Arc::clone(&shared.source);
     let plan = off_the_async_threads(key, {
         let key = key.clone();
         move || source.describe(&key)
     })
     .await?;
-    shared.lock().slot(key).predicted_bytes = plan.predicted_bytes;
+    {
+        let mut state = shared.lock();
+        let slot = state.slot(key);
+        slot.predicted_bytes = plan.predicted_bytes;
+        slot.revision.clone_from(&plan.revision);
+    }
+    verify(shared, key, &plan).await?;
     reserve_memory(shared, key, &plan).await?;
 
     // The tokenizer first: it is cheap, and a broken one must not cost a load.
@@ -118,6 +125,23 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
             Err(failed(key, format!("the warm-up panicked: {}", chain::describe_panic(panic.as_ref()))))
         }
     }
+}
+
+async fn fetch_where_missing(shared: &Arc<Shared>, key: &ModelKey) -> Result<(), LoadFailure> {
+    let source = Arc::clone(&shared.source);
+    let asked = key.clone();
+    if off_the_async_threads(key, move || Ok(source.is_missing(&asked))).await? {
+        shared.lock().slot(key).enter(Phase::Loading(LoadStep::Downloading));
+        shared.source.fetch(key).await.map_err(|error| failed(key, chain::describe(&error)))?;
+    }
+    Ok(())
+}
+
+/// Reads all of the model's files, which takes as long as the disk needs; the load then finds them in memory.
+async fn verify(shared: &Arc<Shared>, key: &ModelKey, plan: &ModelPlan) -> Result<(), LoadFailure> {
+    let source = Arc::clone(&shared.source);
+    let (asked, plan) = (key.clone(), plan.clone());
+    off_the_async_threads(key, move || source.verify(&asked, &plan)).await
 }
 
 /// Waits until the load fits, sending idle models away where that suffices, and reserves its bytes.

@@ -28,7 +28,10 @@ impl Holdings {
         for (key, slot) in state.slots.iter().filter(|(key, _)| *key != own) {
             holdings.reserved_bytes += slot.reserved_bytes();
             // A load that has not passed its own memory check waits for ours: waiting for it would never end.
-            let waits_for_us = matches!(slot.phase, Phase::Loading(LoadStep::Checking | LoadStep::WaitingForMemory));
+            let waits_for_us = matches!(
+                slot.phase,
+                Phase::Loading(LoadStep::Checking | LoadStep::Downloading | LoadStep::WaitingForMemory)
+            );
             holdings.others_under_way |= slot.is_busy() && !waits_for_us;
             if slot.is_idle() {
                 holdings.idle_bytes += slot.held_bytes();

@@ -30,6 +30,8 @@ pub(super) enum Phase {
 pub(super) enum LoadStep {
     /// The folder is read and memory compared: a moment, which also those spend who do not wait for loads.
     Checking,
+    /// Its files are fetched from a hub.
+    Downloading,
     /// Other models have to leave or to end their own load first.
     WaitingForMemory,
     /// Memory is reserved, weights are being read.
@@ -72,6 +74,8 @@ pub(super) struct Slot {
     pub(super) idle_since: Instant,
     /// Predicted peak, once known.
     pub(super) predicted_bytes: u64,
+    /// Commit of the weights, once known.
+    pub(super) revision: Option<String>,
     /// What came back at the last unload.
     pub(super) freed_bytes: Option<u64>,
     /// What the largest batch took after the last load.
@@ -93,6 +97,7 @@ impl Slot {
             uses: 0,
             idle_since: now,
             predicted_bytes: 0,
+            revision: None,
             freed_bytes: None,
             warm_up: None,
             self_test: None,
@@ -235,6 +240,7 @@ impl Slot {
                 ModelRole::Reranker => "reranker",
             },
             quantization: key.quantization,
+            revision: self.revision.clone(),
             state: self.state(),
             failure: match &self.phase {
                 Phase::Failed { error, .. } => Some(error.to_string()),

@@ -3,9 +3,12 @@
 
 use std::fmt;
 
+use async_trait::async_trait;
+
 use super::{MemoryFix, ModelInput, ModelKey};
 use crate::engine::LoadSpec;
 use crate::engine::weights::WeightsError;
+use crate::hub::HubError;
 use crate::prompt::PromptError;
 use crate::self_test::{Expectations, ExpectationsError};
 
@@ -16,6 +19,8 @@ pub struct ModelPlan {
     pub spec: LoadSpec,
     /// Predicted peak in bytes: weights, activations and key/value memory at the token budget, overhead.
     pub predicted_bytes: u64,
+    /// Commit that the weights come from, where it is known.
+    pub revision: Option<String>,
     /// The same prediction under each fix that this model leaves open.
     pub alternatives: Vec<(MemoryFix, u64)>,
 }
@@ -34,15 +39,28 @@ pub enum SourceError {
     /// Its folder cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// It cannot be downloaded.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Its tokenizer cannot be used.
     #[error(transparent)]
     Prompt(#[from] PromptError),
 }
 
-/// Says what is to be loaded. Calls read files and run off the async threads.
+/// Says what is to be loaded. Calls that are not async read files and run off the async threads.
+#[async_trait]
 pub trait ModelSource: Send + Sync + fmt::Debug {
     /// Every configured model: the deployed ones and those that requests may ask for.
     fn keys(&self) -> Vec<ModelKey>;
+
+    /// Whether the model's files are not there, or not all of them, and can be fetched.
+    fn is_missing(&self, key: &ModelKey) -> bool;
+
+    /// Fetches the model's files. Takes as long as it takes; dropping the future breaks off, and the next call goes on.
+    async fn fetch(&self, key: &ModelKey) -> Result<(), SourceError>;
+
+    /// Compares the model's files with their digests, where those are known. Reads all of them.
+    fn verify(&self, key: &ModelKey, plan: &ModelPlan) -> Result<(), SourceError>;
 
     /// Checks a model's folder and predicts its memory. Loads nothing.
     fn describe(&self, key: &ModelKey) -> Result<ModelPlan, SourceError>;

@@ -78,11 +78,11 @@ async fn check_models(config: &Arc<ServerConfig>, report: &mut Report) -> Option
             return None;
         }
     };
+    let keys = check_hub(&models, report).await;
     let reading = tokio::task::spawn_blocking(move || {
         let mut report = Report::default();
         let mut dimension = None;
-        let described: Vec<Described> = models
-            .keys()
+        let described: Vec<Described> = keys
             .into_iter()
             .filter_map(|key| {
                 let predicted_bytes = check_model(&models, &key, &mut report)?;
@@ -108,6 +108,32 @@ async fn check_models(config: &Arc<ServerConfig>, report: &mut Report) -> Option
     dimension
 }
 
+/// Asks the hub for what is not here and will be downloaded; answers the models that are here.
+async fn check_hub(models: &Arc<ConfiguredModels>, report: &mut Report) -> Vec<ModelKey> {
+    let looking = {
+        let models = Arc::clone(models);
+        tokio::task::spawn_blocking(move || models.keys().into_iter().partition(|key| models.is_missing(key)))
+    };
+    let (missing, here): (Vec<ModelKey>, Vec<ModelKey>) = looking.await.unwrap_or_else(|_| (Vec::new(), models.keys()));
+    for key in missing {
+        let subject = format!("{} ({})", key.model, key.quantization.as_str());
+        match models.on_hub(&key).await {
+            Some(Ok((listing, endpoint))) => report.pass(
+                Check::Weights,
+                format!(
+                    "{subject}: will be downloaded from {endpoint}: commit {}, {} files, {} bytes",
+                    listing.commit,
+                    listing.files.len(),
+                    listing.bytes()
+                ),
+            ),
+            Some(Err(error)) => report.find(Check::Weights, Severity::Error, subject, describe(&error)),
+            None => {}
+        }
+    }
+    here
+}
+
 fn check_model(models: &ConfiguredModels, key: &ModelKey, report: &mut Report) -> Option<u64> {
     let subject = format!("{} ({})", key.model, key.quantization.as_str());
     let plan = match models.describe(key) {
@@ -118,6 +144,9 @@ fn check_model(models: &ConfiguredModels, key: &ModelKey, report: &mut Report) -
         }
     };
     report.pass(Check::Weights, format!("{subject}: {}", plan.spec.directory.display()));
+    if let Err(error) = models.verify(key, &plan) {
+        report.find(Check::Weights, Severity::Error, subject.clone(), describe(&error));
+    }
     match models.input(key, &plan) {
         Ok(_) => report.pass(Check::Tokenizer, subject),
         Err(error) => report.find(Check::Tokenizer, Severity::Error, subject, describe(&error)),

@@ -78,6 +78,7 @@ pub(super) async fn file_into(
         batch_size: BATCH_SIZE,
         replace,
     };
+    parts.fetch_embedder().await.context("failed to download the embedding model")?;
     let spec = parts
         .collection_spec()
         .context("failed to read the embedding model")?

@@ -63,7 +63,9 @@ async fn warn_of_missing_weights(parts: &Parts) {
     let (models, keys) = (Arc::clone(&parts.models), parts.deployed_models());
     let reading = tokio::task::spawn_blocking(move || {
         for key in keys {
-            if let Err(error) = models.describe(&key) {
+            if models.is_missing(&key) {
+                tracing::info!(model = key.model, "A model is not here and will be downloaded when it is loaded");
+            } else if let Err(error) = models.describe(&key) {
                 let error = crate::chain::describe(&error);
                 tracing::warn!(model = key.model, error, "A model cannot be loaded as things stand");
             }

@@ -63,6 +63,11 @@ pub(super) fn read(directory: &Path) -> Result<WeightFiles, WeightsError> {
     Ok(weights)
 }
 
+/// Names of all safetensors files of a folder.
+pub(super) fn weight_files(directory: &Path) -> Result<Vec<String>, WeightsError> {
+    Ok(names_in(directory)?.into_iter().filter(|name| name.ends_with(".safetensors")).collect())
+}
+
 impl WeightFiles {
     fn add(&mut self, path: PathBuf) -> Result<(), WeightsError> {
         let (bytes, tensors) = read_header(&path)?;

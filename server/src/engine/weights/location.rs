@@ -37,6 +37,12 @@ pub fn resolve(weights_directory: &Path, model: &str, revision: Option<&str>) ->
     })
 }
 
+/// The commit of a folder that [`resolve`] found: that of its snapshot in a hub cache, else None.
+pub fn revision_of(directory: &Path) -> Option<String> {
+    let is_snapshot = directory.parent()?.file_name()? == "snapshots";
+    is_snapshot.then(|| directory.file_name()?.to_str().map(str::to_owned)).flatten()
+}
+
 /// A name that stays below the folder that it is joined to.
 fn check_name(field: &'static str, name: &str) -> Result<(), WeightsError> {
     let is_part = |part: &str| {

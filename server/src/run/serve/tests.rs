@@ -41,7 +41,7 @@ fn parts(config: &Arc<ServerConfig>, metrics: &Arc<Metrics>) -> (Parts, Arc<Engi
         pool: Arc::clone(&pool),
         metrics: Arc::clone(metrics),
     }));
-    let models = ConfiguredModels::new(Arc::clone(config), DeviceKind::Cpu, EngineKind::Mistralrs);
+    let models = ConfiguredModels::new(Arc::clone(config), DeviceKind::Cpu, EngineKind::Mistralrs).unwrap();
     (Parts { config: Arc::clone(config), searcher, pool, models, loader, store: None }, controls)
 }
 

@@ -1,0 +1,163 @@
+//! One file from the hub: goes on where it was broken off, and is compared with what the hub says of it. I/O.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::StatusCode;
+use sha2::{Digest, Sha256};
+use tokio::fs::{self, File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Hub, HubError, HubFile, repo};
+use crate::engine::weights::FileDigest;
+
+/// How often a transfer is taken up again that broke off without having brought a byte.
+const ATTEMPTS: u32 = 4;
+/// Pause before the first further attempt; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A file of a model at one commit.
+pub(super) struct Wanted<'a> {
+    pub(super) model: &'a str,
+    pub(super) commit: &'a str,
+    pub(super) file: &'a HubFile,
+}
+
+impl Hub {
+    /// Fetches a file to `target`, which lies in a folder of its own until it is whole. Answers its digest.
+    pub(super) async fn fetch(&self, wanted: &Wanted<'_>, target: &Path) -> Result<FileDigest, HubError> {
+        let mut first_damage = None;
+        loop {
+            let digest = self.fetch_to_the_end(wanted, target).await?;
+            match damage(wanted, &digest) {
+                None => return Ok(digest),
+                Some(damage) => {
+                    fs::remove_file(target).await.map_err(|source| write_error(target, source))?;
+                    // What was broken off may have been damaged by others; what came whole and wrong twice is wrong.
+                    if first_damage.replace(()).is_some() {
+                        return Err(damage);
+                    }
+                    tracing::warn!(error = %damage, "A file came damaged and is fetched once more");
+                }
+            }
+        }
+    }
+
+    async fn fetch_to_the_end(&self, wanted: &Wanted<'_>, target: &Path) -> Result<FileDigest, HubError> {
+        let mut failures = 0;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let before = length(target).await;
+            match self.fetch_on(wanted, target).await {
+                Ok(digest) => return Ok(digest),
+                Err(error @ (HubError::Unreachable { .. } | HubError::Status { .. })) => {
+                    if length(target).await > before {
+                        (failures, pause) = (0, FIRST_PAUSE);
+                    }
+                    failures += 1;
+                    if failures >= ATTEMPTS {
+                        return Err(error);
+                    }
+                    tracing::warn!(
+                        model = wanted.model,
+                        file = wanted.file.name,
+                        error = crate::chain::describe(&error),
+                        "A transfer broke off and is taken up again"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Fetches what is left of a file.
+    async fn fetch_on(&self, wanted: &Wanted<'_>, target: &Path) -> Result<FileDigest, HubError> {
+        let (mut hash, mut bytes) = hash_of(target).await?;
+        if wanted.file.bytes.is_some_and(|expected| bytes >= expected) {
+            return Ok(FileDigest { bytes, sha256: hexadecimal(hash) });
+        }
+        let url = format!(
+            "{}/{}/resolve/{}/{}",
+            self.endpoint(),
+            repo(wanted.model, wanted.commit).url(),
+            wanted.commit,
+            wanted.file.name
+        );
+        let from = (bytes > 0).then_some(bytes);
+        let response = self.get(&url, wanted.model, wanted.commit, from).await?;
+        let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
+        if !goes_on {
+            (hash, bytes) = (Sha256::new(), 0);
+        }
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).append(goes_on).truncate(!goes_on);
+        let mut file = options.open(target).await.map_err(|source| write_error(target, source))?;
+        let mut stream = response.bytes_stream();
+        let outcome = loop {
+            match stream.next().await {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(self.unreachable(error)),
+                Some(Ok(chunk)) => {
+                    bytes += chunk.len() as u64;
+                    hash.update(&chunk);
+                    file.write_all(&chunk).await.map_err(|source| write_error(target, source))?;
+                    if wanted.file.bytes.is_some_and(|expected| bytes > expected) {
+                        break Ok(());
+                    }
+                }
+            }
+        };
+        file.sync_all().await.map_err(|source| write_error(target, source))?;
+        outcome.map(|()| FileDigest { bytes, sha256: hexadecimal(hash) })
+    }
+}
+
+/// What is wrong with a file that came whole.
+fn damage(wanted: &Wanted<'_>, digest: &FileDigest) -> Option<HubError> {
+    let HubFile { name, bytes, sha256 } = wanted.file;
+    let damaged = |what, found: String, expected: String| HubError::Damaged {
+        model: wanted.model.to_owned(),
+        file: name.clone(),
+        what,
+        found,
+        expected,
+    };
+    match (bytes, sha256) {
+        (Some(expected), _) if *expected != digest.bytes => {
+            Some(damaged("its length is", digest.bytes.to_string(), expected.to_string()))
+        }
+        (_, Some(expected)) if *expected != digest.sha256 => {
+            Some(damaged("its SHA-256 is", digest.sha256.clone(), expected.clone()))
+        }
+        _ => None,
+    }
+}
+
+async fn length(path: &Path) -> u64 {
+    fs::metadata(path).await.map_or(0, |metadata| metadata.len())
+}
+
+/// Hash and length of what is there already.
+async fn hash_of(path: &Path) -> Result<(Sha256, u64), HubError> {
+    let mut hash = Sha256::new();
+    let mut bytes = 0;
+    let Ok(mut file) = File::open(path).await else { return Ok((hash, bytes)) };
+    let mut buffer = vec![0; 1024 * 1024];
+    loop {
+        let read = file.read(&mut buffer).await.map_err(|source| write_error(path, source))?;
+        let Some(chunk) = buffer.get(..read).filter(|chunk| !chunk.is_empty()) else { return Ok((hash, bytes)) };
+        hash.update(chunk);
+        bytes += read as u64;
+    }
+}
+
+fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn write_error(path: &Path, source: std::io::Error) -> HubError {
+    HubError::Write { path: path.to_owned(), source }
+}
