@@ -6,9 +6,11 @@ SERVER := target/debug/rerank-server
 MEASURING := reranking_beats_the_vector_order float16_and_int8_keep_the_order a_thousand_slow_connections
 DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
+OHA_VERSION := 1.16.0
+OHA := target/tools/bin/oha
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny advisories bench golden models
+.PHONY: help build demo test lint deny advisories bench load golden models
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +43,13 @@ $(DENY):
 
 bench: build ## Print where the time of a search goes, and the server's own share of it.
 	target/debug/rerank-bench
+
+# A field tool: it makes the load, counts and reports. Optimised, so that it is not what is measured.
+$(OHA):
+	$(CARGO) install oha --version $(OHA_VERSION) --locked --root target/tools
+
+load: build $(OHA) ## Load the server up to four times what it can do, and check the bounds (5 minutes, two cores).
+	target/debug/rerank-load $(OHA)
 
 golden: build ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
 	tests/models/golden.sh

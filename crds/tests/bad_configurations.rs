@@ -137,6 +137,8 @@ fn a_hub_has_a_safe_url_and_what_must_be_pinned_has_a_commit() {
     assert_eq!(violations(&hub("{}")), [""; 0]);
     assert_refused(&hub("{endpoint: hub}"), "weights.hub.endpoint", "such as https://huggingface.co");
     assert_refused(&hub("{endpoint: 'http://169.254.169.254'}"), "weights.hub.endpoint", "link-local");
+    assert_refused(&hub("{endpoint: 'http://hub', tokenFile: t}"), "weights.hub.tokenFile", "over plain http");
+    assert_eq!(violations(&hub("{endpoint: 'http://127.0.0.1:80', tokenFile: t}")), [""; 0]);
     assert_refused(&hub("{tokenFile: ''}"), "weights.hub.tokenFile", "is empty");
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let pinned = |models: &str| format!("{models}\nweights: {{hub: {{}}, requirePinned: true}}");

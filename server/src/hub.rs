@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use hf_hub::{Repo, RepoType};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, StatusCode};
 use rerank_crds::server_config::Hub as HubConfig;
-use rerank_crds::server_config::network::check_address;
+use rerank_crds::server_config::network::{check_address, check_hub_host};
 
 mod download;
 mod listing;
@@ -25,7 +26,11 @@ pub use listing::{HubFile, Listing};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A transfer in which no byte comes for so long has stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest token file and listing that are read.
+/// How often is asked again where the hub is busy or cannot be reached, and where a transfer has not brought a byte.
+const ATTEMPTS: u32 = 4;
+/// Pause before the first further attempt; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest token file that is read.
 const MAXIMUM_TOKEN_BYTES: u64 = 64 * 1024;
 
 /// Why a model cannot be had from a hub.
@@ -135,6 +140,17 @@ pub enum HubError {
     },
 }
 
+impl HubError {
+    /// Whether asking again soon may help: not where the hub leads to a place that is refused.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } => !source.is_redirect(),
+            Self::Status { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// A configured hub. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hub {
@@ -153,6 +169,7 @@ impl Hub {
             .read_timeout(STALL_TIMEOUT)
             .user_agent(concat!("rerank-server/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(CheckedResolver)
+            .redirect(Policy::custom(follow))
             .build()
             .map_err(|source| HubError::Unreachable { endpoint: config.endpoint.clone(), source })?;
         Ok(Self { config: Arc::new(config.clone()), client })
@@ -167,9 +184,22 @@ impl Hub {
     pub async fn list(&self, model: &str, revision: &str) -> Result<Listing, HubError> {
         let repo = repo(model, revision);
         let url = format!("{}/api/{}?blobs=true", self.endpoint(), repo.api_url());
-        let response = self.get(&url, model, revision, None).await?;
-        let text = response.text().await.map_err(|source| self.unreachable(source))?;
-        Listing::parse(model, &text, self.endpoint())
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            let outcome = match self.get(&url, model, revision, None).await {
+                Ok(response) => response.text().await.map_err(|source| self.unreachable(source)),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(text) => return Listing::parse(model, &text, self.endpoint()),
+                Err(error) if attempt < ATTEMPTS && error.may_pass() => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last attempt answers")
     }
 
     /// Asks for a file or a listing. The token goes to the hub alone: the client drops it on a redirect to another host.
@@ -218,6 +248,22 @@ impl Hub {
 
 fn repo(model: &str, revision: &str) -> Repo {
     Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned())
+}
+
+/// Follows a redirect as far as it leads to an address that a hub may have, and not from https back to http.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    const MOST: usize = 10;
+    let goes_back = attempt.url().scheme() != "https" && attempt.previous().iter().any(|url| url.scheme() == "https");
+    if attempt.previous().len() > MOST {
+        attempt.error("too many redirects")
+    } else if goes_back {
+        attempt.error("it is redirected from https to http")
+    } else {
+        match check_hub_host(attempt.url()) {
+            Ok(()) => attempt.follow(),
+            Err(error) => attempt.error(error),
+        }
+    }
 }
 
 /// Looks names up and refuses what a hub's address may not be either.

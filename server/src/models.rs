@@ -167,6 +167,13 @@ impl ModelSource for ConfiguredModels {
 
     fn verify(&self, key: &ModelKey, plan: &ModelPlan) -> Result<(), SourceError> {
         let directory = &plan.spec.directory;
+        if let (true, Some(found), Some(expected)) =
+            (self.config.weights.require_pinned, &plan.revision, self.revision(key))
+            && found != expected
+        {
+            let (found, expected) = (found.clone(), expected.to_owned());
+            return Err(WeightsError::OtherRevision { directory: directory.clone(), found, expected }.into());
+        }
         match Manifest::read(directory)? {
             Some(manifest) => {
                 let begun = Instant::now();

@@ -13,6 +13,7 @@ use rerank_crds::catalog::{Quantization, SelectionReason};
 use rerank_crds::server_config::{Lifecycle, SelfTest};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::fatal::FatalSignal;
 use crate::engine::heart::Pulse;
@@ -304,6 +305,7 @@ impl ModelPool {
             metrics,
             state: Mutex::new(State { slots, engines: Vec::new(), closed: false }),
             settled: watch::Sender::new(()),
+            closing: CancellationToken::new(),
             preflight: tokio::sync::Mutex::new(()),
         };
         Arc::new(Self { shared: Arc::new(shared) })
@@ -406,6 +408,7 @@ impl ModelPool {
     /// Refuses further leases, waits for those that live and for loads under way, unloads everything. The caller
     /// bounds the wait by dropping the future.
     pub async fn shutdown(&self) {
+        self.shared.closing.cancel();
         {
             let mut state = self.shared.lock();
             state.closed = true;
@@ -449,6 +452,8 @@ struct Shared {
     state: Mutex<State>,
     /// Fires when a load or an unload ended, and when a slot became idle.
     settled: watch::Sender<()>,
+    /// Fires when the pool is closed: downloads break off.
+    closing: CancellationToken,
     /// One memory decision at a time.
     preflight: tokio::sync::Mutex<()>,
 }

@@ -28,7 +28,9 @@ pub fn root() -> PathBuf {
 /// It is not built: cargo builds the binaries of a test's own crate only.
 pub fn server_binary() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("failed to find the test's own binary")?;
-    let profile = own.parent().and_then(Path::parent).context("the test's binary is not in target/<profile>/deps")?;
+    // A test's binary is in target/<profile>/deps, another one of this crate in target/<profile>.
+    let folder = own.parent().context("the binary is in no folder")?;
+    let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let binary = profile.join("rerank-server");
     if !binary.is_file() {
         bail!("{} is not built; run `cargo build --workspace` first (`make test` does)", binary.display());
@@ -112,6 +114,8 @@ pub struct StartOptions {
     pub arguments: Vec<String>,
     /// `RUST_LOG`.
     pub log_filter: Option<String>,
+    /// The one core that it may run on; any by default.
+    pub core: Option<usize>,
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
 }
@@ -119,13 +123,20 @@ pub struct StartOptions {
 impl ServerProcess {
     /// Starts `serve` on free ports and waits until it listens.
     pub async fn start(options: StartOptions) -> anyhow::Result<Self> {
-        let StartOptions { config, listen, arguments, log_filter, environment } = options;
+        let StartOptions { config, listen, arguments, log_filter, core, environment } = options;
         let folder = tempfile::tempdir().context("failed to make a temporary folder")?;
         let path = folder.path().join("config.yaml");
         let more = listen.map(|more| format!(", {more}")).unwrap_or_default();
         let listen = format!("listen: {{apiAddress: '127.0.0.1:0', controlAddress: '127.0.0.1:0'{more}}}\n");
         std::fs::write(&path, format!("{listen}{config}")).context("failed to write the configuration")?;
-        let mut command = Command::new(server_binary()?);
+        let mut command = match core {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.arg("--cpu-list").arg(core.to_string()).arg(server_binary()?);
+                command
+            }
+            None => Command::new(server_binary()?),
+        };
         command.arg("serve").arg("--config").arg(&path).args(arguments).current_dir(root()).env_remove("RUST_LOG");
         if let Some(filter) = log_filter {
             command.env("RUST_LOG", filter);

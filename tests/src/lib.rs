@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod fault_proxy;
 pub mod http;
 pub mod models;
+pub mod process;
 pub mod python;
 pub mod qdrant_server;
 pub mod service;

@@ -38,6 +38,8 @@ pub enum HubFault {
     Status(u16),
     /// Weights begin and never go on.
     Stall,
+    /// Everything is somewhere else.
+    Redirect(&'static str),
     /// The listing names pickles and no safetensors.
     PicklesOnly,
 }
@@ -172,6 +174,9 @@ async fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<Soc
     };
     if let (HubFault::Status(status), Some(_)) = (fault, storage) {
         return respond(&mut stream, status, "", b"told so").await;
+    }
+    if let (HubFault::Redirect(target), Some(_)) = (fault, storage) {
+        return respond(&mut stream, 302, &format!("location: {target}\r\n"), b"").await;
     }
     if !allowed {
         return respond(&mut stream, 401, "", b"{\"error\": \"Invalid username or password.\"}").await;

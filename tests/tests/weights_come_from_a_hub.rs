@@ -108,6 +108,16 @@ async fn what_a_hub_refuses_says_what_would_do() {
         let error = outcome(MODEL).await;
         assert!(error.contains(says), "{fault:?}: {error}");
     }
+    for target in [
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:169.254.169.254]/",
+        "http://metadata.google.internal/",
+    ] {
+        hub.set(HubFault::Redirect(target));
+        let error = client(&hub).download(weights.path(), MODEL, "main").await.unwrap_err();
+        let words = rerank_server::chain::describe(&error);
+        assert!(words.contains("metadata service"), "{target}: {words}");
+    }
     assert!(hub.requests().iter().all(|request| !request.contains("resolve")), "not a byte of weights was asked for");
     assert!(!snapshot(weights.path()).exists());
     drop(hub);

@@ -102,6 +102,16 @@ pub fn check_hub_url(text: &str) -> Result<(), RefusedAddress> {
     check_url(text, true, "name a file with the token in tokenFile instead", Path::Any)
 }
 
+/// Whether a URL names this machine.
+pub(super) fn is_loopback_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| matches!(check_host(&url, false), Err(RefusedAddress::Loopback { .. })))
+}
+
+/// Refuses where a model hub may not redirect to: the addresses and names that its own URL may not have.
+pub fn check_hub_host(url: &Url) -> Result<(), RefusedAddress> {
+    check_host(url, true)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Path {
     None,
@@ -141,8 +151,12 @@ fn check_url(text: &str, allow_loopback: bool, secrets: &'static str, path: Path
     if url.port() == Some(0) {
         return form("has port 0");
     }
+    check_host(&url, allow_loopback)
+}
+
+fn check_host(url: &Url, allow_loopback: bool) -> Result<(), RefusedAddress> {
     match url.host() {
-        None => form("has no host"),
+        None => Err(RefusedAddress::Form { problem: "has no host".to_owned() }),
         Some(Host::Ipv4(address)) => check_address(address.into(), allow_loopback),
         Some(Host::Ipv6(address)) => check_address(address.into(), allow_loopback),
         Some(Host::Domain(name)) => {

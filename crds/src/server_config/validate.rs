@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::network::{ALLOWED_HUB_URL, ALLOWED_URL, RefusedAddress, check_hub_url, check_store_url};
+use super::network::{ALLOWED_HUB_URL, ALLOWED_URL, RefusedAddress, check_hub_url, check_store_url, is_loopback_url};
 use super::violation::Checks;
 use super::{
     Access, Api, Candidates, ClientAccess, Collection, Embedding, Hub, Instruction, Lifecycle, Listen, ListenTls,
@@ -427,6 +427,12 @@ fn check_weights(weights: &Weights, checks: &mut Checks) {
         }
         if let Some(file) = token_file {
             check_path("weights.hub.tokenFile", file, checks);
+            if endpoint.starts_with("http://") && !is_loopback_url(endpoint) {
+                checks.refuse(
+                    "weights.hub.tokenFile",
+                    "would send the token over plain http; use an https:// endpoint, or one of this machine",
+                );
+            }
         }
     }
 }
@@ -446,7 +452,8 @@ fn check_logging(logging: &Logging, checks: &mut Checks) {
 
 /// Whether a revision names one content for ever.
 fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.chars().all(|digit| digit.is_ascii_hexdigit())
+    // As hubs and snapshots write it.
+    revision.len() == 40 && revision.chars().all(|digit| matches!(digit, '0'..='9' | 'a'..='f'))
 }
 
 fn check_path(path: &str, value: &Path, checks: &mut Checks) {

@@ -96,6 +96,18 @@ pub enum WeightsError {
         /// The model's folder.
         directory: PathBuf,
     },
+    /// `weights.requirePinned` is set and the folder holds another commit than the configuration names.
+    #[error(
+        "{directory:?} holds commit {found:?}, the configuration names {expected:?} and weights.requirePinned is set"
+    )]
+    OtherRevision {
+        /// The model's folder.
+        directory: PathBuf,
+        /// Of its manifest.
+        found: String,
+        /// As configured.
+        expected: String,
+    },
     /// A weights file is cut off or changed.
     #[error("{path:?} is damaged: {reason}; copy or download it again")]
     Damaged {

@@ -92,6 +92,10 @@ impl Listing {
                 )
             }));
         }
+        // Of two forms of the same weights the whole one is read, unless an index names the parts.
+        if find("model.safetensors.index.json").is_none() && find("model.safetensors").is_some() {
+            weights.retain(|sibling| sibling.rfilename == "model.safetensors");
+        }
         weights.sort_by(|left, right| left.rfilename.cmp(&right.rfilename));
         files.extend(weights);
         let files = files.into_iter().map(|sibling| {
@@ -140,6 +144,16 @@ mod tests {
         );
         assert_eq!((listing.files[2].bytes, listing.files[2].sha256.as_deref()), (Some(7_000), Some("abc")));
         assert_eq!(listing.bytes(), 7_008);
+    }
+
+    #[test]
+    fn of_weights_in_two_forms_the_whole_one_is_fetched() {
+        let listing = parse(
+            r#"{"rfilename": "tokenizer.json"}, {"rfilename": "config.json"}, {"rfilename": "model.safetensors"},
+               {"rfilename": "model.fp16.safetensors"}"#,
+        );
+        let names: Vec<String> = listing.unwrap().files.into_iter().map(|file| file.name).collect();
+        assert_eq!(names, ["config.json", "tokenizer.json", "model.safetensors"]);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! One file from the hub: goes on where it was broken off, and is compared with what the hub says of it. I/O.
 
 use std::path::Path;
-use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::StatusCode;
@@ -9,13 +8,8 @@ use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Hub, HubError, HubFile, repo};
+use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubError, HubFile, repo};
 use crate::engine::weights::FileDigest;
-
-/// How often a transfer is taken up again that broke off without having brought a byte.
-const ATTEMPTS: u32 = 4;
-/// Pause before the first further attempt; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A file of a model at one commit.
 pub(super) struct Wanted<'a> {
@@ -51,7 +45,7 @@ impl Hub {
             let before = length(target).await;
             match self.fetch_on(wanted, target).await {
                 Ok(digest) => return Ok(digest),
-                Err(error @ (HubError::Unreachable { .. } | HubError::Status { .. })) => {
+                Err(error) if error.may_pass() => {
                     if length(target).await > before {
                         (failures, pause) = (0, FIRST_PAUSE);
                     }
@@ -87,7 +81,15 @@ impl Hub {
             wanted.file.name
         );
         let from = (bytes > 0).then_some(bytes);
-        let response = self.get(&url, wanted.model, wanted.commit, from).await?;
+        let response = match self.get(&url, wanted.model, wanted.commit, from).await {
+            // What is there goes beyond the end of the file, so it is not the beginning of this one.
+            Err(HubError::Status { status: 416, .. }) if from.is_some() => {
+                fs::remove_file(target).await.map_err(|source| write_error(target, source))?;
+                (hash, bytes) = (Sha256::new(), 0);
+                self.get(&url, wanted.model, wanted.commit, None).await?
+            }
+            outcome => outcome?,
+        };
         let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
         if !goes_on {
             (hash, bytes) = (Sha256::new(), 0);

@@ -132,7 +132,10 @@ async fn fetch_where_missing(shared: &Arc<Shared>, key: &ModelKey) -> Result<(),
     let asked = key.clone();
     if off_the_async_threads(key, move || Ok(source.is_missing(&asked))).await? {
         shared.lock().slot(key).enter(Phase::Loading(LoadStep::Downloading));
-        shared.source.fetch(key).await.map_err(|error| failed(key, chain::describe(&error)))?;
+        tokio::select! {
+            () = shared.closing.cancelled() => return Err(LoadFailure::Failed(PoolError::ShuttingDown)),
+            fetched = shared.source.fetch(key) => fetched.map_err(|error| failed(key, chain::describe(&error)))?,
+        }
     }
     Ok(())
 }

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::Client;
 
-/// Requests of the usual size that a standing queue may hold.
+/// Requests of the usual size that a standing queue may hold: as many clients may ask one after the other without a refusal.
 const STANDING_REQUESTS: f64 = 16.0;
 
 /// A queue stands once it has not been empty for as long as so many requests of the usual size take, and not less than
-/// [`SHORTEST_STANDING`].
-const STANDING_AFTER_REQUESTS: f64 = 32.0;
-const SHORTEST_STANDING: Duration = Duration::from_secs(1);
+/// [`SHORTEST_STANDING`]. Until then what is allowed shrinks evenly.
+const STANDING_AFTER_REQUESTS: f64 = 8.0;
+const SHORTEST_STANDING: Duration = Duration::from_millis(200);
 
 /// Of the last so many seconds of work the speed is the mean, older ones fading out.
 const MEMORY_SECONDS: f64 = 5.0;
@@ -61,16 +61,11 @@ impl Pressure {
         if before == 0 {
             return Forecast::InTime;
         }
-        let done_after = seconds(float(before.saturating_add(pairs)), speed);
-        let left = deadline.saturating_duration_since(now);
-        let allowed_before = STANDING_REQUESTS * self.usual_pairs.unwrap_or(1.0);
-        let stands = self.stands(speed, now) && float(before) > allowed_before;
-        if done_after <= left && !stands {
+        let allowed = self.allowed_before(pairs, speed, now, deadline);
+        if float(before) <= allowed {
             return Forecast::InTime;
         }
-        let too_late_by = done_after.saturating_sub(left);
-        let too_long_by = if stands { seconds(float(before) - allowed_before, speed) } else { Duration::ZERO };
-        let retry_after = too_late_by.max(too_long_by);
+        let retry_after = seconds(float(before) - allowed, speed);
         let own = self.pending.get(client).copied().unwrap_or(0);
         if self.pending.len() > 1 && own > before / 2 {
             Forecast::OwnDoing { retry_after }
@@ -88,11 +83,16 @@ impl Pressure {
         others.fold(own, usize::saturating_add)
     }
 
-    fn stands(&self, speed: f64, now: Instant) -> bool {
-        let Some(since) = self.standing_since else { return false };
-        let requests = STANDING_AFTER_REQUESTS * self.usual_pairs.unwrap_or(1.0);
-        let after = seconds(requests, speed).max(SHORTEST_STANDING);
-        now.saturating_duration_since(since) >= after
+    /// Pairs that may be done before so many of a new request: as many as the deadline leaves time for while the queue has
+    /// only just begun, fewer the longer it has stood, down to some requests of the usual size.
+    fn allowed_before(&self, pairs: usize, speed: f64, now: Instant, deadline: Instant) -> f64 {
+        let in_time = deadline.saturating_duration_since(now).as_secs_f64().mul_add(speed, -float(pairs));
+        let usual = self.usual_pairs.unwrap_or(1.0);
+        let standing = (STANDING_REQUESTS * usual).min(in_time);
+        let stands_after = seconds(STANDING_AFTER_REQUESTS * usual, speed).max(SHORTEST_STANDING);
+        let has_stood = self.standing_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let patience = 1.0 - (has_stood.as_secs_f64() / stands_after.as_secs_f64()).min(1.0);
+        patience.mul_add(in_time - standing, standing)
     }
 
     /// Whether so many more pairs of a client would be done by the deadline, however long the queue.
@@ -203,13 +203,15 @@ mod tests {
     fn a_standing_queue_is_kept_short() {
         let now = Instant::now();
         let mut pressure = calm(now);
-        for _ in 0..17 {
+        for _ in 0..18 {
             pressure.enter(&client("a"), 10);
         }
-        assert_eq!(forecast(&pressure, "a", 10, now, 600), Forecast::InTime, "it has only just begun");
-        pressure.enter(&client("a"), 10);
         pressure.done(&client("a"), 10, SECOND, now);
-        let later = now + SECOND * 31;
+        assert_eq!(forecast(&pressure, "a", 10, now, 600), Forecast::InTime, "it has only just begun");
+        let halfway = now + SECOND * 3;
+        assert_eq!(forecast(&pressure, "a", 10, halfway, 600), Forecast::InTime, "half of what the deadline allows");
+        assert!(matches!(forecast(&pressure, "a", 10, halfway, 18), Forecast::Overloaded { .. }));
+        let later = now + SECOND * 8;
         assert!(matches!(forecast(&pressure, "a", 10, later, 600), Forecast::Overloaded { .. }), "{pressure:?}");
         pressure.leave(&client("a"), 10);
         assert_eq!(forecast(&pressure, "a", 10, later, 600), Forecast::InTime, "sixteen requests may wait");
