@@ -39,7 +39,7 @@ pub use error::{ApiError, ErrorCode};
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
-const ROUTES: [(&str, &[&str]); 13] = [
+pub(crate) const ROUTES: [(&str, &[&str]); 13] = [
     ("/search", &["GET", "POST"]),
     ("/search/batch", &["POST"]),
     ("/documents", &["POST"]),

@@ -304,6 +304,8 @@ impl ModelPool {
             settled: watch::Sender::new(()),
             preflight: tokio::sync::Mutex::new(()),
         };
+        // So that the first scrape tells what there is, and not that there is nothing.
+        shared.report_memory();
         Arc::new(Self { shared: Arc::new(shared) })
     }
 

@@ -123,7 +123,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
         report(&state, error);
     }
     let status = response.status().as_u16();
-    state.metrics.count_request(route, status);
+    state.metrics.count_request(route, status, error.as_ref().map(|error| error.code.as_str()));
     tracing::info!(status, duration_ms = arrival.elapsed().as_secs_f64() * 1e3, "Answered request");
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
@@ -155,8 +155,9 @@ impl Drop for ClientLeft<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let _entered = self.span.enter();
-            let status = ErrorCode::ClientClosedRequest.status().as_u16();
-            self.state.metrics.count_request(self.route, status);
+            let code = ErrorCode::ClientClosedRequest;
+            let status = code.status().as_u16();
+            self.state.metrics.count_request(self.route, status, Some(code.as_str()));
             tracing::info!(status, duration_ms = self.arrival.elapsed().as_secs_f64() * 1e3, "The client left");
         }
     }

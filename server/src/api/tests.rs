@@ -35,8 +35,10 @@ mod errors;
 mod exchange;
 mod formats;
 mod hostile;
+mod metrics;
 mod openapi;
 mod shapes;
+mod whole;
 
 /// What the fake does when it is called.
 #[derive(Default)]
