@@ -112,12 +112,14 @@ pub struct StartOptions {
     pub arguments: Vec<String>,
     /// `RUST_LOG`.
     pub log_filter: Option<String>,
+    /// Further variables of the environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl ServerProcess {
     /// Starts `serve` on free ports and waits until it listens.
     pub async fn start(options: StartOptions) -> anyhow::Result<Self> {
-        let StartOptions { config, listen, arguments, log_filter } = options;
+        let StartOptions { config, listen, arguments, log_filter, environment } = options;
         let folder = tempfile::tempdir().context("failed to make a temporary folder")?;
         let path = folder.path().join("config.yaml");
         let more = listen.map(|more| format!(", {more}")).unwrap_or_default();
@@ -128,6 +130,7 @@ impl ServerProcess {
         if let Some(filter) = log_filter {
             command.env("RUST_LOG", filter);
         }
+        command.envs(environment);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("failed to start the server")?;
         let log = Arc::new(Mutex::new(String::new()));
@@ -167,6 +170,12 @@ impl ServerProcess {
         answer(self.client.get(format!("http://{}{path}", self.api))).await
     }
 
+    /// Asks the API with further headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        let request = self.client.get(format!("http://{}{path}", self.api));
+        answer(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
     /// Asks the API with a bearer key.
     pub async fn get_with_key(&self, path: &str, key: &str) -> anyhow::Result<Answer> {
         answer(self.client.get(format!("http://{}{path}", self.api)).bearer_auth(key)).await
@@ -176,6 +185,12 @@ impl ServerProcess {
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> anyhow::Result<Answer> {
         let request = self.client.post(format!("http://{}{path}", self.api));
         answer(request.header("content-type", "application/json").body(body)).await
+    }
+
+    /// Sends a JSON text to the API with further headers.
+    pub async fn post_with(&self, path: &str, body: String, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        let request = self.client.post(format!("http://{}{path}", self.api)).header("content-type", "application/json");
+        answer(headers.iter().fold(request.body(body), |request, (name, value)| request.header(*name, *value))).await
     }
 
     /// Sends a JSON text to the API with a bearer key.

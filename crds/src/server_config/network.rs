@@ -30,6 +30,10 @@ const METADATA_ADDRESSES: [IpAddr; 3] = [
 pub(super) const ALLOWED_URL: &str =
     "`http://` or `https://`, a host and a port, without user, path, query or fragment, such as http://qdrant:6334";
 
+/// What is allowed as the URL of an OTLP collector.
+pub(super) const ALLOWED_COLLECTOR_URL: &str = "`http://` or `https://`, host and gRPC port of an OTLP collector, without \
+     user, path, query or fragment, such as http://collector:4317";
+
 /// Why a URL or an address is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
@@ -90,6 +94,15 @@ fn is_this_machine(address: IpAddr, embedded: Option<Ipv4Addr>) -> bool {
 
 /// Checks the URL of a vector store: form, and that its host is not refused by name or address.
 pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAddress> {
+    check_url(text, allow_loopback, "contains a user or a password; name a file with the key in apiKeyFile instead")
+}
+
+/// As [`check_store_url`], for a collector of traces, which may stand on the same machine: a sidecar does.
+pub fn check_collector_url(text: &str) -> Result<(), RefusedAddress> {
+    check_url(text, true, "contains a user or a password")
+}
+
+fn check_url(text: &str, allow_loopback: bool, user_problem: &'static str) -> Result<(), RefusedAddress> {
     let form = |problem| Err(RefusedAddress::Form { problem });
     if text.is_empty() {
         return form("is empty");
@@ -111,7 +124,7 @@ pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAd
         return form("is no URL");
     };
     if rest.contains('@') || !url.username().is_empty() || url.password().is_some() {
-        return form("contains a user or a password; name a file with the key in apiKeyFile instead");
+        return form(user_problem);
     }
     if url.path() != "/" {
         return form("has a path");
@@ -183,6 +196,18 @@ mod tests {
             assert!(error.contains(problem), "{url}: {error}");
         }
         assert!(check_store_url(&format!("http://{}", "a".repeat(3_000)), true).is_err());
+    }
+
+    #[test]
+    fn a_collector_is_held_to_the_same_rules_and_may_stand_on_this_machine() {
+        for url in ["http://127.0.0.1:4317", "http://localhost:4317", "https://collector.example.org:4317"] {
+            assert_eq!(check_collector_url(url), Ok(()), "{url}");
+        }
+        for url in ["collector:4317", "http://collector:4318/v1/traces", "http://user:key@collector:4317", ""] {
+            assert!(matches!(check_collector_url(url), Err(RefusedAddress::Form { .. })), "{url}");
+        }
+        assert!(matches!(check_collector_url("http://169.254.169.254:4317"), Err(RefusedAddress::LinkLocal { .. })));
+        assert!(matches!(check_collector_url("http://metadata.google.internal"), Err(RefusedAddress::Metadata { .. })));
     }
 
     #[test]

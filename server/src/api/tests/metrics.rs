@@ -51,7 +51,7 @@ async fn queued(scraped: &mut Scraped<'_>) -> (f64, f64, f64) {
 #[tokio::test]
 #[expect(clippy::cast_precision_loss, reason = "a few hundred tokens")]
 async fn every_metric_moves_for_a_reason_to_the_right_value() {
-    let api = WholeApi::new(|config| config.api.limits.documents = 10);
+    let api = WholeApi::new(None, |config| config.api.limits.documents = 10);
     let mut scraped = Scraped { metrics: &api.metrics, looked_at: BTreeSet::new() };
 
     // Before anything is asked.

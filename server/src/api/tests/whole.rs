@@ -1,8 +1,12 @@
-//! The API over the real use case, with a fake engine and a fake store.
+//! The API over the real use case, with a fake engine and a fake store, and what can be seen from outside: log lines and
+//! spans.
+
+use std::io::Write;
 
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{DeviceKind, EngineKind};
 use rerank_crds::server_config::{Collection, Embedded, SelfTest, VectorStore};
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::engine::EngineLoader;
@@ -19,12 +23,13 @@ pub(super) const RERANKER: &str = "Qwen/Qwen3-Reranker-0.6B";
 pub(super) struct WholeApi {
     pub(super) router: Router,
     pub(super) controls: Arc<EngineControls>,
+    pub(super) store: Arc<FakeStore>,
     pub(super) pool: Arc<ModelPool>,
     pub(super) metrics: Arc<Metrics>,
 }
 
 impl WholeApi {
-    pub(super) fn new(change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub(super) fn new(slow_request: Option<Duration>, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let mut config = ServerConfig::default();
         config.embedding.model = Some(EMBEDDER.to_owned());
         config.reranker.self_test = SelfTest::Off;
@@ -65,6 +70,7 @@ impl WholeApi {
             documents,
             restricted_clients: std::collections::BTreeMap::new(),
             writable: true,
+            slow_request,
             model_control: true,
             model_control_is_open: true,
         };
@@ -76,7 +82,7 @@ impl WholeApi {
             readiness: Readiness::default(),
             fatal: FatalSignal::default(),
         });
-        Self { router, controls, pool, metrics }
+        Self { router, controls, store, pool, metrics }
     }
 
     pub(super) async fn send(&self, request: Request) -> Answer {
@@ -90,5 +96,44 @@ impl WholeApi {
     pub(super) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = Request::post(path).header(CONTENT_TYPE, "application/json");
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    /// Loads both models, so that what follows takes no time but its own.
+    pub(super) async fn warm(&self) {
+        assert_eq!(self.get("/search?q=plain&k=3").await.status, 200);
+    }
+}
+
+/// Log lines, as they would stand on standard error.
+#[derive(Clone, Default)]
+pub(super) struct LogLines(Arc<Mutex<Vec<u8>>>);
+
+impl LogLines {
+    pub(super) fn all(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub(super) fn with_message(&self, message: &str) -> Vec<Value> {
+        self.all().into_iter().filter(|line| line["message"] == message).collect()
+    }
+}
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogLines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
     }
 }
