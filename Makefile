@@ -22,7 +22,7 @@ build: ## Build everything, in the one profile that demo, tests and CI share.
 demo: build ## Index the corpus, answer five queries in both orders, then serve on loopback.
 	$(SERVER) demo
 
-test: build ## Run every test. Needs Rust and Python 3 (three tests speak to the server as Python clients do).
+test: build ## Run every test. Needs Rust and Python 3 (four tests use its packages: clients, and the reader of traces).
 	$(CARGO) test --workspace --locked -- $(MEASURING:%=--skip %)
 	$(CARGO) test --workspace --locked --test '*' -- --nocapture $(MEASURING)
 

@@ -18,6 +18,7 @@ mod reranking;
 mod service;
 mod serving;
 mod store;
+mod tracing;
 mod validate;
 mod violation;
 
@@ -29,6 +30,7 @@ pub use service::{
 };
 pub use serving::{NotServed, ServedModel};
 pub use store::{Collection, Embedded, Qdrant, QdrantTls, VectorStore};
+pub use tracing::Tracing;
 pub use violation::{Violation, Violations};
 
 /// The most results that a request may ask for.
@@ -63,6 +65,8 @@ pub struct ServerConfig {
     pub access: Access,
     /// Model names and bounds of the API.
     pub api: Api,
-    /// Log filter and format.
+    /// Log filter and format, and what is a slow request.
     pub logging: Logging,
+    /// Where traces go.
+    pub tracing: Tracing,
 }

@@ -162,6 +162,43 @@ fn a_hub_has_a_safe_url_and_what_must_be_pinned_has_a_commit() {
 }
 
 #[test]
+fn traces_go_to_a_collector_that_is_safe_and_slow_is_a_time() {
+    let refused = |section: &str, path: &str, part: &str| {
+        assert_refused(&format!("reranker: {{model: a}}\n{section}"), path, part);
+    };
+    let endpoint = "tracing.otlpEndpoint";
+    for bad in
+        ["", "collector:4317", "grpc://c:4317", "http://c:4318/v1/traces", "http://u:p@c", "http://c?x", "http://c#x"]
+    {
+        refused(
+            &format!("tracing: {{otlpEndpoint: '{bad}'}}"),
+            endpoint,
+            "allowed: `http://` or `https://`, host and gRPC port of an OTLP collector",
+        );
+    }
+    refused("tracing: {otlpEndpoint: 'http://169.254.169.254'}", endpoint, "link-local address");
+    refused("tracing: {otlpEndpoint: 'http://metadata.google.internal'}", endpoint, "metadata service of a cloud");
+    for ratio in [-1, 101] {
+        refused(
+            &format!("tracing: {{sampleRatioPercent: {ratio}}}"),
+            "tracing.sampleRatioPercent",
+            "allowed: 0 to 100",
+        );
+    }
+    for milliseconds in [-1, 3_600_001] {
+        let section = format!("logging: {{slowRequestMilliseconds: {milliseconds}}}");
+        refused(&section, "logging.slowRequestMilliseconds", "allowed: 0 to 3600000");
+    }
+    for good in [
+        "tracing: {otlpEndpoint: 'http://localhost:4317', sampleRatioPercent: 0}",
+        "tracing: {otlpEndpoint: 'https://collector.example.org:4317', sampleRatioPercent: 100}",
+        "logging: {slowRequestMilliseconds: 0}",
+    ] {
+        assert_eq!(violations(&format!("reranker: {{model: a}}\n{good}")), [""; 0], "{good}");
+    }
+}
+
+#[test]
 fn a_client_that_is_restricted_has_a_key_and_collections_that_exist() {
     let store = "embedding: {model: a}\nvectorStore: {embedded: {path: d, collections: [{name: c}, {name: d}]}}";
     let text = |access: &str| format!("{store}\naccess: {access}");

@@ -12,7 +12,7 @@ use rerank_crds::catalog::{CustomReranker, EngineKind, InstructionTemplate, Prom
 use rerank_crds::server_config::{
     Access, AllowedOverride, Api, Candidates, ClientAccess, Collection, Embedded, Embedding, Hub, Instruction,
     Lifecycle, Limits, Listen, ListenTls, Loading, LogFormat, Logging, ModelControl, Qdrant, QdrantTls, Reranker,
-    SelfTest, Timeouts, VectorStore, Weights, WhileLoading,
+    SelfTest, Timeouts, Tracing, VectorStore, Weights, WhileLoading,
 };
 
 /// Texts that YAML could mistake for something else, or that are hard to write.
@@ -252,20 +252,33 @@ fn api(embedding_model: String) -> impl Strategy<Value = Api> {
 
 fn logging() -> impl Strategy<Value = Logging> {
     let format = prop::sample::select(vec![LogFormat::Json, LogFormat::Text]);
-    (awkward_text(), format).prop_map(|(filter, format)| Logging { filter, format })
+    (awkward_text(), format, 0..=3_600_000).prop_map(|(filter, format, slow_request_milliseconds)| Logging {
+        filter,
+        format,
+        slow_request_milliseconds,
+    })
+}
+
+fn tracing() -> impl Strategy<Value = Tracing> {
+    let host = "[a-z]{1,10}(\\.[a-z]{1,5}){0,2}";
+    (option::of((any::<bool>(), host, 1..=u16::MAX)), 0..=100).prop_map(|(endpoint, sample_ratio_percent)| Tracing {
+        otlp_endpoint: endpoint
+            .map(|(secure, host, port)| format!("{}://{host}:{port}", if secure { "https" } else { "http" })),
+        sample_ratio_percent,
+    })
 }
 
 fn configuration() -> impl Strategy<Value = ServerConfig> {
     let engine = prop::sample::select(EngineKind::ALL.to_vec());
     model_id().prop_flat_map(move |model| {
-        let models = (embedding(model.clone()), reranker(), api(model), option::of(vector_store()));
+        let models = (embedding(model.clone()), reranker(), api(model), option::of(vector_store()), tracing());
         let weights = (file(), option::of(option::of(file()))).prop_map(|(directory, hub)| Weights {
             directory,
             hub: hub.map(|token_file| Hub { token_file, ..Hub::default() }),
             require_pinned: false,
         });
         let service = (listen(), engine.clone(), candidates(), lifecycle(), timeouts(), weights, access(), logging());
-        (models, service).prop_map(|((embedding, reranker, api, vector_store), service)| {
+        (models, service).prop_map(|((embedding, reranker, api, vector_store, tracing), service)| {
             let (listen, engine, candidates, lifecycle, timeouts, weights, access, logging) = service;
             ServerConfig {
                 listen,
@@ -280,6 +293,7 @@ fn configuration() -> impl Strategy<Value = ServerConfig> {
                 access,
                 api,
                 logging,
+                tracing,
             }
         })
     })

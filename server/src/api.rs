@@ -39,7 +39,7 @@ pub use error::{ApiError, ErrorCode};
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
-const ROUTES: [(&str, &[&str]); 13] = [
+pub(crate) const ROUTES: [(&str, &[&str]); 13] = [
     ("/search", &["GET", "POST"]),
     ("/search/batch", &["POST"]),
     ("/documents", &["POST"]),
@@ -68,6 +68,8 @@ pub struct ApiSettings {
     pub restricted_clients: BTreeMap<String, Arc<[String]>>,
     /// Whether `POST /documents` exists.
     pub writable: bool,
+    /// A request that takes longer is told as a warning; None: none is.
+    pub slow_request: Option<Duration>,
     /// Whether models can be loaded and unloaded by request.
     pub model_control: bool,
     /// Also where no keys are configured; where they are, every route asks for one.
@@ -119,9 +121,12 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// The route's pattern for metrics and logs; `other` for whatever else a client sends.
+/// Stands for every path that is no route: what a client sends there is its own text.
+const OTHER: &str = "other";
+
+/// The route's pattern for metrics and logs; [`OTHER`] for whatever else a client sends.
 pub(crate) fn route_of(path: &str) -> &'static str {
-    ROUTES.iter().find(|(route, _)| *route == path).map_or("other", |(route, _)| route)
+    ROUTES.iter().find(|(route, _)| *route == path).map_or(OTHER, |(route, _)| route)
 }
 
 async fn unknown_route(axum::extract::State(state): axum::extract::State<ApiState>) -> ApiError {

@@ -1,7 +1,8 @@
 //! Every metric of the server, registered once, with base units and closed label sets. Pure: it counts in memory, and
 //! the control port asks for the text.
 //!
-//! `docs/metrics.md` is made from the same registration, so a metric without documentation cannot exist.
+//! `docs/metrics.md` is made from the same registration, so a metric without documentation cannot exist. The labels are chosen
+//! so that a server with four models exposes at most [`MAXIMUM_SERIES`] lines, whatever it has been asked.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -17,10 +18,13 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Lines of samples that a server with four models exposes at most, every bucket of a histogram counted.
+pub const MAXIMUM_SERIES: usize = 300;
+
 /// Upper bounds of durations of requests and their stages: 1 ms to 10 s.
 const DURATION_BUCKETS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 /// Upper bounds of load durations: a tiny model loads in tens of milliseconds, a large one in minutes.
-const LOAD_BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0];
+const LOAD_BUCKETS: [f64; 6] = [0.1, 1.0, 5.0, 15.0, 60.0, 180.0];
 /// Upper bounds of the mean number of places that results moved.
 const RANK_CHANGE_BUCKETS: [f64; 8] = [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// Upper bounds of the pairs that run together.
@@ -76,6 +80,9 @@ pub enum LoadOutcome {
 }
 
 impl LoadOutcome {
+    /// All outcomes.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::InsufficientMemory, Self::SelfTestFailed, Self::Failed];
+
     /// Value of the label `outcome`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -90,7 +97,12 @@ impl LoadOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: &'static str,
-    code: u32,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    error: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -134,6 +146,7 @@ pub struct Metrics {
     registry: Registry,
     descriptions: Vec<Description>,
     requests: Family<RequestLabels, Counter>,
+    errors: Family<ErrorLabels, Counter>,
     stages: HistogramFamily<StageLabels>,
     scored_pairs: Counter,
     scored_tokens: Counter,
@@ -149,6 +162,7 @@ pub struct Metrics {
     rank_change: Histogram,
     score: Histogram,
     refusals: Family<ReasonLabels, Counter>,
+    memory_used: Gauge,
     memory_free: Gauge,
     memory_total: Gauge,
     memory_predicted: Gauge,
@@ -238,7 +252,13 @@ impl Metrics {
         let requests = to.counter(
             "requests",
             &["route", "code"],
-            "Requests answered, by route and HTTP status code.",
+            "Requests answered, by route and class of the HTTP status: 2xx, 4xx, 5xx.",
+            Family::default(),
+        );
+        let errors = to.counter(
+            "errors",
+            &["error"],
+            "Requests answered with an error, by its code as in docs/errors.md, which tells the HTTP status.",
             Family::default(),
         );
         let stages: HistogramFamily<StageLabels> = to.histogram(
@@ -315,6 +335,11 @@ impl Metrics {
             "Requests refused before any work was done for them, by error code.",
             Family::default(),
         );
+        let memory_used = to.gauge(
+            "device_memory_used",
+            Some(Unit::Bytes),
+            "Memory of the device that is taken, by whomever, as last read.",
+        );
         let memory_free = to.gauge("device_memory_free", Some(Unit::Bytes), "Free memory of the device, as last read.");
         let memory_total = to.gauge("device_memory_capacity", Some(Unit::Bytes), "Memory of the device in all.");
         let memory_predicted = to.gauge(
@@ -328,6 +353,7 @@ impl Metrics {
             registry,
             descriptions,
             requests,
+            errors,
             stages,
             scored_pairs,
             scored_tokens,
@@ -343,6 +369,7 @@ impl Metrics {
             rank_change,
             score,
             refusals,
+            memory_used,
             memory_free,
             memory_total,
             memory_predicted,
@@ -374,7 +401,8 @@ impl Metrics {
         let mut text = String::from(
             "# Metrics\n\nServed as OpenMetrics text at `/metrics` on the control port (9090). Made from the code: `UPDATE_GOLDEN=1 cargo \
              test --workspace --lib metrics` writes this file.\n\nLabel values are closed sets: routes are the server's own, models \
-             are those of the configuration, never text of a request.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n",
+             are those of the configuration, never text of a request. A server with four models exposes at most \
+             300 lines of samples, every bucket of a histogram counted.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n",
         );
         for row in &self.descriptions {
             let labels = row.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
@@ -389,9 +417,19 @@ impl Metrics {
         self.stages.get_or_create(&StageLabels { stage: stage.as_str() }).observe(took.as_secs_f64());
     }
 
-    /// A request was answered. `route` is the route's pattern, never the path sent.
-    pub fn count_request(&self, route: &'static str, code: u16) {
-        self.requests.get_or_create(&RequestLabels { route, code: u32::from(code) }).inc();
+    /// A request was answered. `route` is the route's pattern, never the path sent; `error` the code of the closed list.
+    pub fn count_request(&self, route: &'static str, status: u16, error: Option<&'static str>) {
+        let code = match status {
+            ..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            500.. => "5xx",
+        };
+        self.requests.get_or_create(&RequestLabels { route, code }).inc();
+        if let Some(error) = error {
+            self.errors.get_or_create(&ErrorLabels { error }).inc();
+        }
     }
 
     /// Pairs were scored together, with so many tokens.
@@ -449,6 +487,7 @@ impl Metrics {
 
     /// Memory of the device in bytes, as last read, and what the loaded models are predicted to take.
     pub fn set_device_memory(&self, free_bytes: u64, total_bytes: u64, predicted_bytes: u64) {
+        self.memory_used.set(whole(total_bytes.saturating_sub(free_bytes)));
         self.memory_free.set(whole(free_bytes));
         self.memory_total.set(whole(total_bytes));
         self.memory_predicted.set(whole(predicted_bytes));
@@ -466,106 +505,4 @@ fn whole(bytes: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::api::golden;
-
-    fn touched() -> Metrics {
-        let metrics = Metrics::new();
-        metrics.observe_stage(Stage::Embed, Duration::from_millis(3));
-        metrics.count_request("/search", 200);
-        metrics.count_scored(50, 17_000);
-        metrics.count_truncated(2);
-        metrics.count_fallback("loading");
-        metrics.change_queue(50, 17_000, 68_000);
-        metrics.observe_load("tiny", LoadOutcome::Ready, Duration::from_millis(150));
-        metrics.count_unload("tiny");
-        metrics.observe_rank_change(2.5);
-        metrics.observe_score(0.97);
-        metrics.count_refusal("overloaded");
-        metrics.set_device_memory(3, 10, 5);
-        metrics.change_connections(1);
-        metrics
-    }
-
-    /// Name and kind of every metric of the text, as a scraper reads them.
-    fn scraped(text: &str) -> BTreeSet<(String, String)> {
-        text.lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, kind)| {
-                let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
-                (name, kind.to_owned())
-            })
-            .collect()
-    }
-
-    #[test]
-    fn every_metric_that_is_scraped_is_documented_and_the_reverse() {
-        let metrics = touched();
-        let documented: BTreeSet<(String, String)> =
-            metrics.descriptions().iter().map(|row| (row.name.clone(), row.kind.to_owned())).collect();
-        assert_eq!(scraped(&metrics.encode()), documented);
-    }
-
-    #[test]
-    fn the_documentation_is_current() {
-        golden::assert_current("docs/metrics.md", &Metrics::new().documentation());
-    }
-
-    #[test]
-    fn every_label_that_is_scraped_is_documented() {
-        let metrics = touched();
-        for row in metrics.descriptions() {
-            let text = metrics.encode();
-            let series = text.lines().filter(|line| line.starts_with(row.name.as_str()));
-            let labels: BTreeSet<String> = series
-                .filter_map(|line| line.split_once('{'))
-                .filter_map(|(_, rest)| rest.split_once('}'))
-                .flat_map(|(labels, _)| labels.split(',').map(str::to_owned).collect::<Vec<_>>())
-                .filter_map(|label| label.split_once('=').map(|(name, _)| name.to_owned()))
-                .filter(|name| name != "le")
-                .collect();
-            let documented: BTreeSet<String> = row.labels.iter().map(|label| (*label).to_owned()).collect();
-            assert_eq!(labels, documented, "{}", row.name);
-        }
-    }
-
-    #[test]
-    fn values_are_those_that_were_given() {
-        let text = touched().encode();
-        for line in [
-            "rerank_requests_total{route=\"/search\",code=\"200\"} 1",
-            "rerank_scored_pairs_total 50",
-            "rerank_scored_tokens_total 17000",
-            "rerank_truncated_documents_total 2",
-            "rerank_fallbacks_total{reason=\"loading\"} 1",
-            "rerank_queue_pairs 50",
-            "rerank_queue_tokens 17000",
-            "rerank_queue_bytes 68000",
-            "rerank_model_loads_total{model=\"tiny\",outcome=\"ready\"} 1",
-            "rerank_model_unloads_total{model=\"tiny\"} 1",
-            "rerank_device_memory_free_bytes 3",
-            "rerank_device_memory_capacity_bytes 10",
-            "rerank_device_memory_predicted_bytes 5",
-            "rerank_stage_duration_seconds_bucket{le=\"0.005\",stage=\"embed\"} 1",
-            "rerank_stage_duration_seconds_bucket{le=\"0.002\",stage=\"embed\"} 0",
-            "rerank_rank_change_places_sum 2.5",
-            "rerank_score_ratio_count 1",
-            "rerank_batch_pairs_sum 50.0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_failed_load_counts_but_has_no_duration() {
-        let metrics = Metrics::new();
-        metrics.observe_load("tiny", LoadOutcome::InsufficientMemory, Duration::from_secs(1));
-        let text = metrics.encode();
-        assert!(text.contains("rerank_model_loads_total{model=\"tiny\",outcome=\"insufficient_memory\"} 1"));
-        assert!(!text.contains("rerank_model_load_duration_seconds_count{"));
-    }
-}
+mod tests;

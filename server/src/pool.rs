@@ -308,6 +308,8 @@ impl ModelPool {
             closing: CancellationToken::new(),
             preflight: tokio::sync::Mutex::new(()),
         };
+        // So that the first scrape tells what there is, and not that there is nothing.
+        shared.report_memory();
         Arc::new(Self { shared: Arc::new(shared) })
     }
 

@@ -11,6 +11,7 @@ use rerank_crds::server_config::LogFormat;
 
 use crate::args::{Command, CommandLine, ExitCode, LogArguments, LogFormatName};
 use crate::telemetry::{self, LogOptions};
+use crate::traces::Traces;
 
 mod demo;
 mod evaluate;
@@ -91,18 +92,23 @@ fn read_config(path: &Path) -> Result<Arc<ServerConfig>, Failure> {
 }
 
 /// Logging as the configuration says, for a process that serves.
-fn log_as_configured(config: &ServerConfig, arguments: &LogArguments) -> Result<(), Failure> {
-    install_log(&config.logging.filter, config.logging.format, arguments)
+fn log_as_configured(config: &ServerConfig, arguments: &LogArguments, traces: Option<&Traces>) -> Result<(), Failure> {
+    install_log(&config.logging.filter, config.logging.format, arguments, traces)
 }
 
 /// Logging for a person at a terminal: warnings, as text.
 fn log_for_a_person(arguments: &LogArguments) -> Result<(), Failure> {
-    install_log("warn", LogFormat::Text, arguments)
+    install_log("warn", LogFormat::Text, arguments, None)
 }
 
-fn install_log(filter: &str, format: LogFormat, arguments: &LogArguments) -> Result<(), Failure> {
+fn install_log(
+    filter: &str,
+    format: LogFormat,
+    arguments: &LogArguments,
+    traces: Option<&Traces>,
+) -> Result<(), Failure> {
     let LogArguments { log_format } = arguments;
     let environment = std::env::var("RUST_LOG").ok();
     let options = LogOptions::resolve(filter, format, environment, log_format.map(LogFormatName::into));
-    telemetry::install(&options).map_err(Failure::configuration)
+    telemetry::install(&options, traces).map_err(Failure::configuration)
 }

@@ -1,12 +1,21 @@
 //! Logs: JSON or text on standard error, filtered. I/O: installs the process's subscriber and panic hook.
 //!
+//! Spans of traces and those of the log do not see each other: what a line carries does not leave the process, and no line
+//! has the names of spans instead of its request's id.
+//!
 //! Queries and documents never stand above debug level. A panic's message can quote them, so the hook logs where it
 //! happened as an error and what it said at debug level.
 
 use rerank_crds::server_config::LogFormat;
-use tracing_subscriber::EnvFilter;
+use tracing::Metadata;
+use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::traces::{Recorder, Traces, spans};
 
 /// Libraries whose warnings speak to those who build on them: on a sound server they warn at every start and load. Stands
 /// before the user's filter, which overrides it by naming the library.
@@ -58,20 +67,11 @@ impl LogOptions {
     }
 }
 
-/// Starts logging for the whole process.
-pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
-    let filter = filter(options)?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let installed = match options.format {
-        LogFormat::Json => {
-            registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)).try_init()
-        }
-        LogFormat::Text => {
-            registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
-        }
-    };
-    installed.map_err(TelemetryError::Install)?;
+/// Starts logging for the whole process, and recording spans where there are traces.
+pub(crate) fn install(options: &LogOptions, traces: Option<&Traces>) -> Result<(), TelemetryError> {
+    let lines = lines_to(std::io::stderr, options)?;
+    let spans = traces.map(|traces| spans_to(traces.recorder()));
+    tracing_subscriber::registry().with(lines).with(spans).try_init().map_err(TelemetryError::Install)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "Panicked");
@@ -81,6 +81,39 @@ pub fn install(options: &LogOptions) -> Result<(), TelemetryError> {
         tracing::debug!(place, detail = message, "Panic message");
     }));
     Ok(())
+}
+
+/// Writes log lines. The spans of traces do not exist for them.
+pub(crate) fn lines_to<S, W>(writer: W, options: &LogOptions) -> Result<impl Layer<S> + use<S, W>, TelemetryError>
+where
+    S: tracing::Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match options.format {
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
+    };
+    Ok(lines.with_filter(filter(options)?.and(FilterFn::new(|metadata| !is_of_a_trace(metadata)))))
+}
+
+/// Hands the spans of traces over, whatever the log's filter, and nothing else: an event can hold what a log line holds.
+pub(crate) fn spans_to<S>(recorder: Recorder) -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'span> LookupSpan<'span>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(recorder)
+        .with_location(false)
+        .with_level(false)
+        .with_target(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(FilterFn::new(is_of_a_trace).with_max_level_hint(LevelFilter::INFO))
+}
+
+fn is_of_a_trace(metadata: &Metadata<'_>) -> bool {
+    metadata.target() == spans::TARGET && metadata.is_span()
 }
 
 /// The user's filter over the libraries' levels.
@@ -115,7 +148,7 @@ mod tests {
     #[test]
     fn a_filter_that_is_none_is_refused_with_where_it_stands() {
         let options = LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
-        let message = install(&options).unwrap_err().to_string();
+        let message = install(&options, None).unwrap_err().to_string();
         assert!(message.contains("logging.filter") && message.contains("a=b=c"), "{message}");
     }
 

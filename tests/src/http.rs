@@ -181,6 +181,12 @@ impl ServerProcess {
         answer(self.client.get(format!("http://{}{path}", self.api))).await
     }
 
+    /// Asks the API with further headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        let request = self.client.get(format!("http://{}{path}", self.api));
+        answer(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))).await
+    }
+
     /// Asks the API with a bearer key.
     pub async fn get_with_key(&self, path: &str, key: &str) -> anyhow::Result<Answer> {
         answer(self.client.get(format!("http://{}{path}", self.api)).bearer_auth(key)).await
@@ -190,6 +196,12 @@ impl ServerProcess {
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> anyhow::Result<Answer> {
         let request = self.client.post(format!("http://{}{path}", self.api));
         answer(request.header("content-type", "application/json").body(body)).await
+    }
+
+    /// Sends a JSON text to the API with further headers.
+    pub async fn post_with(&self, path: &str, body: String, headers: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        let request = self.client.post(format!("http://{}{path}", self.api)).header("content-type", "application/json");
+        answer(headers.iter().fold(request.body(body), |request, (name, value)| request.header(*name, *value))).await
     }
 
     /// Sends a JSON text to the API with a bearer key.

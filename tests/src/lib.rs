@@ -1,5 +1,5 @@
-//! What tests that cross crates need: the judged corpus, measures of a ranking, the tiny models, a Qdrant server on
-//! loopback, the real server as a child process. Nothing here ships.
+//! What tests that cross crates need: the judged corpus, measures of a ranking, the tiny models, a Qdrant server and a
+//! collector of traces on loopback, the real server as a child process. Nothing here ships.
 
 pub mod bm25;
 pub mod breakable;
@@ -7,6 +7,7 @@ pub mod corpus;
 pub mod fault_proxy;
 pub mod http;
 pub mod models;
+pub mod otlp_collector;
 pub mod process;
 pub mod python;
 pub mod qdrant_server;

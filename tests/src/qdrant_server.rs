@@ -56,6 +56,8 @@ struct Behaviour {
     hanging: AtomicBool,
     not_finite: AtomicBool,
     api_key: RwLock<Option<String>>,
+    /// `traceparent` and `tracestate` of the last call.
+    trace: RwLock<Option<(String, String)>>,
 }
 
 impl Behaviour {
@@ -103,7 +105,10 @@ impl QdrantServer {
         }
         let check_key = {
             let behaviour = Arc::clone(&behaviour);
-            move |request: Request<()>| check_key(&behaviour, request)
+            move |request: Request<()>| {
+                note_trace(&behaviour, &request);
+                check_key(&behaviour, request)
+            }
         };
         let collections = collections::Collections::new(Arc::clone(&engine), Arc::clone(&behaviour));
         let points = points::Points::new(Arc::clone(&engine), Arc::clone(&behaviour));
@@ -143,6 +148,11 @@ impl QdrantServer {
         self.behaviour.hanging.store(hanging, Ordering::Relaxed);
     }
 
+    /// `traceparent` and `tracestate` of the last call, where it had the first.
+    pub fn last_trace(&self) -> Option<(String, String)> {
+        self.behaviour.trace.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// From now on every score is NaN, or not any more.
     pub fn set_not_finite(&self, not_finite: bool) {
         self.behaviour.not_finite.store(not_finite, Ordering::Relaxed);
@@ -177,6 +187,12 @@ impl Drop for QdrantServer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn note_trace(behaviour: &Behaviour, request: &Request<()>) {
+    let header = |name: &str| Some(request.metadata().get(name)?.to_str().ok()?.to_owned());
+    let trace = header("traceparent").map(|parent| (parent, header("tracestate").unwrap_or_default()));
+    *behaviour.trace.write().unwrap_or_else(PoisonError::into_inner) = trace;
 }
 
 fn check_key(behaviour: &Behaviour, request: Request<()>) -> Result<Request<()>, Status> {

@@ -34,6 +34,10 @@ pub(super) const ALLOWED_URL: &str =
 pub(super) const ALLOWED_HUB_URL: &str =
     "`http://` or `https://` and a host, without user, query or fragment, such as https://huggingface.co";
 
+/// What is allowed as the URL of an OTLP collector.
+pub(super) const ALLOWED_COLLECTOR_URL: &str = "`http://` or `https://`, host and gRPC port of an OTLP collector, without \
+     user, path, query or fragment, such as http://collector:4317";
+
 /// Why a URL or an address is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
@@ -100,6 +104,11 @@ pub fn check_store_url(text: &str, allow_loopback: bool) -> Result<(), RefusedAd
 /// Checks the URL of a model hub, as [`check_store_url`]; a mirror may have a path.
 pub fn check_hub_url(text: &str) -> Result<(), RefusedAddress> {
     check_url(text, true, "name a file with the token in tokenFile instead", Path::Any)
+}
+
+/// As [`check_store_url`], for a collector of traces, which may stand on the same machine: a sidecar does.
+pub fn check_collector_url(text: &str) -> Result<(), RefusedAddress> {
+    check_url(text, true, "leave it out", Path::None)
 }
 
 /// Whether a URL names this machine.
@@ -216,6 +225,18 @@ mod tests {
             assert!(error.contains(problem), "{url}: {error}");
         }
         assert!(check_store_url(&format!("http://{}", "a".repeat(3_000)), true).is_err());
+    }
+
+    #[test]
+    fn a_collector_is_held_to_the_same_rules_and_may_stand_on_this_machine() {
+        for url in ["http://127.0.0.1:4317", "http://localhost:4317", "https://collector.example.org:4317"] {
+            assert_eq!(check_collector_url(url), Ok(()), "{url}");
+        }
+        for url in ["collector:4317", "http://collector:4318/v1/traces", "http://user:key@collector:4317", ""] {
+            assert!(matches!(check_collector_url(url), Err(RefusedAddress::Form { .. })), "{url}");
+        }
+        assert!(matches!(check_collector_url("http://169.254.169.254:4317"), Err(RefusedAddress::LinkLocal { .. })));
+        assert!(matches!(check_collector_url("http://metadata.google.internal"), Err(RefusedAddress::Metadata { .. })));
     }
 
     #[test]

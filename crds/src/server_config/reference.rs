@@ -250,6 +250,18 @@ const MEANINGS: &[(&str, &str)] = &[
         "Log filter in `RUST_LOG` syntax; `mistralrs_core` and `qdrant_edge` tell errors alone unless it names them",
     ),
     ("logging.format", "Json, one object a line, or Text"),
+    (
+        "logging.slowRequestMilliseconds",
+        "A request that takes longer is told as a warning that names the stage which took most, up to 3,600,000; 0 = never",
+    ),
+    (
+        "tracing.otlpEndpoint",
+        "`http://` or `https://`, host and port of a collector that speaks OTLP over gRPC, such as `http://collector:4317`; none: no traces; see docs/tracing.md",
+    ),
+    (
+        "tracing.sampleRatioPercent",
+        "Of a hundred requests that come without a `traceparent`, so many are traced, 0 to 100; one that comes with a sampled `traceparent` always is",
+    ),
 ];
 
 #[cfg(test)]

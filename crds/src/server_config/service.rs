@@ -173,7 +173,7 @@ pub struct Limits {
     pub queue_bytes: i64,
 }
 
-/// Log filter and format.
+/// Log filter and format, and what is a slow request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Logging {
@@ -181,6 +181,8 @@ pub struct Logging {
     pub filter: String,
     /// Default `Json`.
     pub format: LogFormat,
+    /// A request that takes longer is told as a warning that names the stage which took most; 0 = never. Default 5000.
+    pub slow_request_milliseconds: i32,
 }
 
 /// Log format.
@@ -225,6 +227,6 @@ impl Default for Limits {
 
 impl Default for Logging {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::Json }
+        Self { filter: "info".to_owned(), format: LogFormat::Json, slow_request_milliseconds: 5_000 }
     }
 }

@@ -6,11 +6,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::network::{ALLOWED_HUB_URL, ALLOWED_URL, RefusedAddress, check_hub_url, check_store_url, is_loopback_url};
+use super::network::{
+    ALLOWED_COLLECTOR_URL, ALLOWED_HUB_URL, ALLOWED_URL, RefusedAddress, check_collector_url, check_hub_url,
+    check_store_url, is_loopback_url,
+};
 use super::violation::Checks;
 use super::{
     Access, Api, Candidates, ClientAccess, Collection, Embedding, Hub, Instruction, Lifecycle, Listen, ListenTls,
-    Logging, MAXIMUM_K, Qdrant, QdrantTls, Reranker, ServerConfig, Timeouts, VectorStore, Violations, Weights,
+    Logging, MAXIMUM_K, Qdrant, QdrantTls, Reranker, ServerConfig, Timeouts, Tracing, VectorStore, Violations, Weights,
 };
 use crate::catalog::{CustomReranker, check_model_id, check_revision};
 
@@ -49,6 +52,7 @@ impl ServerConfig {
             access,
             api,
             logging,
+            tracing,
         } = self;
         let mut checks = Checks::default();
         self.check_something_is_served(&mut checks);
@@ -67,6 +71,7 @@ impl ServerConfig {
         self.check_aliases(&mut checks);
         check_api(api, &mut checks);
         check_logging(logging, &mut checks);
+        check_tracing(tracing, &mut checks);
         checks.finish()
     }
 
@@ -336,15 +341,7 @@ fn check_vector_store(store: &VectorStore, checks: &mut Checks) {
 
 fn check_qdrant(qdrant: &Qdrant, checks: &mut Checks) {
     let Qdrant { url, collections: _, api_key_file, tls, allow_insecure, allow_loopback } = qdrant;
-    match check_store_url(url, *allow_loopback) {
-        Ok(()) => {}
-        Err(error @ RefusedAddress::Form { .. }) => {
-            checks.refuse_unless_allowed("vectorStore.qdrant.url", error.to_string(), ALLOWED_URL);
-        }
-        Err(error) => {
-            checks.refuse_unless_allowed("vectorStore.qdrant.url", error.to_string(), "any other host");
-        }
-    }
+    check_address("vectorStore.qdrant.url", check_store_url(url, *allow_loopback), ALLOWED_URL, checks);
     let is_plain = url.starts_with("http://");
     if let Some(file) = api_key_file {
         check_path("vectorStore.qdrant.apiKeyFile", file, checks);
@@ -369,6 +366,15 @@ fn check_qdrant(qdrant: &Qdrant, checks: &mut Checks) {
         (Some(_), None) => checks.refuse("vectorStore.qdrant.tls.keyFile", "is missing beside certificateFile"),
         (None, Some(_)) => checks.refuse("vectorStore.qdrant.tls.certificateFile", "is missing beside keyFile"),
         _ => {}
+    }
+}
+
+/// Tells of a URL that is refused what would do instead: another form, or another host.
+fn check_address(path: &str, result: Result<(), RefusedAddress>, allowed_form: &str, checks: &mut Checks) {
+    match result {
+        Ok(()) => {}
+        Err(error @ RefusedAddress::Form { .. }) => checks.refuse_unless_allowed(path, error.to_string(), allowed_form),
+        Err(error) => checks.refuse_unless_allowed(path, error.to_string(), "any other host"),
     }
 }
 
@@ -418,13 +424,7 @@ fn check_weights(weights: &Weights, checks: &mut Checks) {
     let Weights { directory, hub, require_pinned: _ } = weights;
     check_path("weights.directory", directory, checks);
     if let Some(Hub { endpoint, token_file }) = hub {
-        match check_hub_url(endpoint) {
-            Ok(()) => {}
-            Err(error @ RefusedAddress::Form { .. }) => {
-                checks.refuse_unless_allowed("weights.hub.endpoint", error.to_string(), ALLOWED_HUB_URL);
-            }
-            Err(error) => checks.refuse_unless_allowed("weights.hub.endpoint", error.to_string(), "any other host"),
-        }
+        check_address("weights.hub.endpoint", check_hub_url(endpoint), ALLOWED_HUB_URL, checks);
         if let Some(file) = token_file {
             check_path("weights.hub.tokenFile", file, checks);
             if endpoint.starts_with("http://") && !is_loopback_url(endpoint) {
@@ -446,8 +446,17 @@ fn check_api(api: &Api, checks: &mut Checks) {
 }
 
 fn check_logging(logging: &Logging, checks: &mut Checks) {
-    let Logging { filter, format: _ } = logging;
+    let Logging { filter, format: _, slow_request_milliseconds } = logging;
     checks.text("logging.filter", filter, MAXIMUM_FILTER_CHARACTERS);
+    checks.range("logging.slowRequestMilliseconds", *slow_request_milliseconds, 0..=MAXIMUM_TIMEOUT_SECONDS * 1_000);
+}
+
+fn check_tracing(tracing: &Tracing, checks: &mut Checks) {
+    let Tracing { otlp_endpoint, sample_ratio_percent } = tracing;
+    if let Some(url) = otlp_endpoint {
+        check_address("tracing.otlpEndpoint", check_collector_url(url), ALLOWED_COLLECTOR_URL, checks);
+    }
+    checks.range("tracing.sampleRatioPercent", *sample_ratio_percent, 0..=100);
 }
 
 /// Whether a revision names one content for ever.

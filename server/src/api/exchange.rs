@@ -5,6 +5,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -17,11 +18,14 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
-use super::ApiState;
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorCode};
+use super::search::FALLBACK;
+use super::{ApiState, OTHER};
 use crate::http::{MAXIMUM_HEADERS, PeerAddress};
-use crate::search::{Caller, Client, RequestContext};
+use crate::search::{Caller, Client, FallbackReason, RequestContext};
+use crate::stages::StageTimes;
+use crate::traces::spans;
 
 /// Header of the request's id, in requests and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -93,15 +97,20 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     let id = RequestId::of(request.headers());
     let route = super::route_of(request.uri().path());
     request.extensions_mut().insert(id.clone());
+    let method = known_method(request.method()).to_owned();
+    let trace = spans::request(&method, Some(route).filter(|route| *route != OTHER), id.as_str(), request.headers());
     let span = tracing::info_span!(
         "request",
         request_id = id.as_str(),
-        method = known_method(request.method()),
+        method,
         route,
-        client = tracing::field::Empty
+        client = tracing::field::Empty,
+        trace_id = spans::sampled_trace_id(&trace)
     );
-    let left = ClientLeft { state: &state, route, arrival, span: span.clone(), answered: false };
-    let answer = answer(&state, arrival, request, next).instrument(span.clone());
+    let times = Arc::new(StageTimes::default());
+    let left = Exchange { state: &state, id: &id, route, arrival, span, trace, times: &times, answered: false };
+    let answer = times.of(answer(&state, arrival, request, next)).instrument(left.span.clone());
+    let answer = answer.instrument(left.trace.clone());
     let mut response = tokio::select! {
         biased;
         // Whatever a lost device still lets through is not to be trusted, and what hangs on it would hang for ever.
@@ -114,17 +123,7 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     if state.fatal.reason().is_some() {
         response = ApiError::engine_lost().into_response();
     }
-    left.answered();
-    let _entered = span.enter();
-    let error = response.extensions_mut().remove::<ApiError>();
-    if let Some(error) = &error {
-        let dialect = error.dialect.unwrap_or(Dialect::of_route(route));
-        response = render(error, dialect, &id);
-        report(&state, error);
-    }
-    let status = response.status().as_u16();
-    state.metrics.count_request(route, status);
-    tracing::info!(status, duration_ms = arrival.elapsed().as_secs_f64() * 1e3, "Answered request");
+    left.answered(&mut response);
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         headers.insert(REQUEST_ID, value);
@@ -136,30 +135,70 @@ pub async fn handle(State(state): State<ApiState>, mut request: Request, next: N
     response
 }
 
-/// Counts and logs a request whose client left before the answer: hyper drops the handler, and this with it.
-struct ClientLeft<'a> {
+/// Tells metrics, log and trace of a request, also of one whose client left before the answer: hyper drops the handler, and
+/// this with it.
+struct Exchange<'a> {
     state: &'a ApiState,
+    id: &'a RequestId,
     route: &'static str,
     arrival: Instant,
     span: tracing::Span,
+    trace: tracing::Span,
+    times: &'a StageTimes,
     answered: bool,
 }
 
-impl ClientLeft<'_> {
-    fn answered(mut self) {
+impl Exchange<'_> {
+    /// Writes an error's body, too, which only now is known to be the answer.
+    fn answered(mut self, response: &mut Response) {
         self.answered = true;
+        let _trace = self.trace.enter();
+        let _entered = self.span.enter();
+        let error = response.extensions_mut().remove::<ApiError>();
+        if let Some(error) = &error {
+            let dialect = error.dialect.unwrap_or(Dialect::of_route(self.route));
+            *response = render(error, dialect, self.id);
+            report(self.state, error);
+        }
+        let reason = error.as_ref().and_then(|error| error.reason).map(FallbackReason::as_str);
+        let fallback = response.headers().get(FALLBACK).and_then(|reason| reason.to_str().ok());
+        let code = error.as_ref().map(|error| error.code);
+        self.tell(response.status().as_u16(), code, reason.or(fallback), "Answered request");
+    }
+
+    fn tell(&self, status: u16, error: Option<ErrorCode>, fallback: Option<&str>, message: &'static str) {
+        let total = self.arrival.elapsed();
+        self.state.metrics.count_request(self.route, status, error.map(ErrorCode::as_str));
+        spans::answered(&self.trace, status, error.map(ErrorCode::as_str), fallback);
+        tracing::info!(status, duration_ms = milliseconds(total), "{message}");
+        if self.state.settings.slow_request.is_some_and(|limit| total > limit) {
+            let (stage, took) = self.times.longest(total);
+            tracing::warn!(
+                request_id = self.id.as_str(),
+                route = self.route,
+                status,
+                duration_ms = milliseconds(total),
+                slowest_stage = stage.as_str(),
+                slowest_stage_ms = milliseconds(took),
+                "Slow request"
+            );
+        }
     }
 }
 
-impl Drop for ClientLeft<'_> {
+impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if !self.answered {
+            let _trace = self.trace.enter();
             let _entered = self.span.enter();
-            let status = ErrorCode::ClientClosedRequest.status().as_u16();
-            self.state.metrics.count_request(self.route, status);
-            tracing::info!(status, duration_ms = self.arrival.elapsed().as_secs_f64() * 1e3, "The client left");
+            let code = ErrorCode::ClientClosedRequest;
+            self.tell(code.status().as_u16(), Some(code), None, "The client left");
         }
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 async fn answer(state: &ApiState, at: Instant, mut request: Request, next: Next) -> Response {

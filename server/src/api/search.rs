@@ -23,7 +23,7 @@ use crate::search::{
 const DEFAULT_K: i64 = 10;
 
 /// Why the answer is in vector order.
-const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
+pub(super) const FALLBACK: HeaderName = HeaderName::from_static("x-rerank-fallback");
 
 /// Names of the query string of `GET /search`.
 const PARAMETERS: [&str; 11] = [

@@ -35,8 +35,12 @@ mod errors;
 mod exchange;
 mod formats;
 mod hostile;
+mod metrics;
 mod openapi;
 mod shapes;
+mod slow;
+mod traces;
+mod whole;
 
 /// What the fake does when it is called.
 #[derive(Default)]
@@ -230,6 +234,7 @@ impl TestApi {
                 documents: 100,
                 restricted_clients: [("shop".to_owned(), vec!["faq".to_owned()].into())].into(),
                 writable,
+                slow_request: None,
                 model_control: true,
                 model_control_is_open: false,
             }),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use rerank_crds::server_config::SelfTest;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::memory::{self, Holdings, Verdict};
 use super::slot::{LoadFailure, LoadStep, Phase};
@@ -17,16 +18,20 @@ use super::{
 use crate::chain;
 use crate::engine::{Engine, EngineError};
 use crate::metrics::LoadOutcome;
+use crate::traces::spans;
 
 /// Starts the load of a slot that has just entered Loading. The task then stays as the model's keeper.
 pub(super) fn spawn(shared: &Arc<Shared>, key: ModelKey) {
-    tokio::spawn(run(Arc::clone(shared), key));
+    // Made here and not in the task: it belongs to the trace of whoever asked first.
+    let span = spans::load(&key);
+    tokio::spawn(run(Arc::clone(shared), key, span));
 }
 
-async fn run(shared: Arc<Shared>, key: ModelKey) {
+async fn run(shared: Arc<Shared>, key: ModelKey, span: Span) {
     let started = Instant::now();
     tracing::info!(model = key.model, quantization = ?key.quantization, role = ?key.role, "Loading a model");
-    let outcome = AssertUnwindSafe(load(&shared, &key)).catch_unwind().await.unwrap_or_else(|panic| {
+    let work = AssertUnwindSafe(load(&shared, &key)).catch_unwind().instrument(span.clone());
+    let outcome = work.await.unwrap_or_else(|panic| {
         let message = format!("the load panicked: {}", chain::describe_panic(panic.as_ref()));
         Err(failed(&key, message))
     });
@@ -41,6 +46,9 @@ async fn run(shared: Arc<Shared>, key: ModelKey) {
         Err(_) => LoadOutcome::Failed,
     };
     shared.metrics.observe_load(&key.model, metric, took);
+    spans::loaded(&span, metric);
+    // The task lives on as the model's keeper.
+    drop(span);
     let attempt = settle(&shared, &key, outcome, took.as_secs_f64());
     shared.settled.send_replace(());
     shared.report_memory();
@@ -212,9 +220,13 @@ async fn prove(
     engine: &Arc<dyn Engine>,
     input: &Arc<ModelInput>,
 ) -> Result<Option<WarmUp>, LoadFailure> {
-    let warm_up = if shared.options.warm { warm(shared, key, plan, engine, input).await? } else { None };
+    let warm_up = if shared.options.warm {
+        warm(shared, key, plan, engine, input).instrument(spans::warm_up(&key.model)).await?
+    } else {
+        None
+    };
     if shared.options.self_test != SelfTest::Off {
-        test(shared, key, plan, engine, input).await?;
+        test(shared, key, plan, engine, input).instrument(spans::self_test(&key.model)).await?;
     }
     Ok(warm_up)
 }

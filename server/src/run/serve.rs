@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pool::{ModelSource, PoolError};
 use crate::reload;
 use crate::shutdown::{Readiness, Signals};
+use crate::traces::Traces;
 use crate::watchdog;
 use crate::wiring::Parts;
 
@@ -37,16 +38,25 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, Failure> {
     let ServeArguments { config, log, drain_delay_seconds } = arguments;
     let config = read_config(&config.config)?;
-    log_as_configured(&config, &log)?;
+    let traces = Traces::start(&config.tracing).map_err(Failure::configuration)?;
+    log_as_configured(&config, &log, traces.as_ref())?;
+    let ended = serve(&config, Duration::from_secs(drain_delay_seconds)).await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
+    ended
+}
+
+async fn serve(config: &Arc<ServerConfig>, drain_delay: Duration) -> Result<ExitCode, Failure> {
     let mut signals = Signals::register().context("failed to listen for signals")?;
     allow_many_files();
-    let server = Server::bind(&config, Arc::new(Metrics::new())).await?;
-    let opening = Parts::open(Arc::clone(&config), Arc::clone(&server.metrics), progress_is_seen());
+    let server = Server::bind(config, Arc::new(Metrics::new())).await?;
+    let opening = Parts::open(Arc::clone(config), Arc::clone(&server.metrics), progress_is_seen());
     let parts = tokio::select! {
         parts = opening => parts.context("failed to start")?,
         _ = signals.next() => return Ok(ExitCode::Success),
     };
-    Ok(server.run(parts, &mut signals, Duration::from_secs(drain_delay_seconds)).await)
+    Ok(server.run(parts, &mut signals, drain_delay).await)
 }
 
 /// A connection is a file, and what systems allow a process by default is fewer than the connections that are served.
@@ -251,6 +261,10 @@ fn settings(config: &ServerConfig) -> ApiSettings {
         model_control: config.access.model_control != ModelControl::Off,
         model_control_is_open: config.access.model_control == ModelControl::Open,
         restricted_clients: config.access.collections_by_client(),
+        slow_request: match u64::try_from(config.logging.slow_request_milliseconds).unwrap_or(0) {
+            0 => None,
+            milliseconds => Some(Duration::from_millis(milliseconds)),
+        },
         writable: config.vector_store.as_ref().is_some_and(|store| store.writable),
     }
 }

@@ -6,10 +6,14 @@ use std::time::Duration;
 use super::{RequestContext, SearchError, Searcher};
 use crate::chain;
 use crate::engine::EngineError;
+use crate::metrics::Stage;
 use crate::pool::{ModelInput, ModelLease, Waiting};
 use crate::prompt::PromptError;
+use crate::stages::{Part, during};
+use crate::traces::spans;
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::admission::Admitted;
 use super::deadlines::Deadlines;
@@ -63,6 +67,19 @@ impl Searcher {
         embedder: &ModelLease,
         texts: Vec<Text>,
         encode: impl Fn(&ModelInput, usize, &Text) -> Result<Vec<u32>, PromptError> + Send + 'static,
+        admitted: Admitted,
+        context: &RequestContext,
+    ) -> Result<(Vec<Vec<f32>>, usize), SearchError> {
+        let span = spans::embed(&embedder.key.model, texts.len());
+        let work = self.embed_turn_by_turn(embedder, texts, encode, admitted, context);
+        during(Part::Stage(Stage::Embed), work).instrument(span).await
+    }
+
+    async fn embed_turn_by_turn<Text: Send + 'static>(
+        &self,
+        embedder: &ModelLease,
+        texts: Vec<Text>,
+        encode: impl Fn(&ModelInput, usize, &Text) -> Result<Vec<u32>, PromptError> + Send + 'static,
         mut admitted: Admitted,
         context: &RequestContext,
     ) -> Result<(Vec<Vec<f32>>, usize), SearchError> {
@@ -86,9 +103,11 @@ impl Searcher {
                 retry_after_seconds: 300,
             });
         };
-        self.pool.lease(key, Waiting::Wait).await.map_err(|error| SearchError::EmbedderUnavailable {
-            message: error.to_string(),
-            retry_after_seconds: error.retry_after_seconds(),
+        during(Part::Load, self.pool.lease(key, Waiting::Wait)).await.map_err(|error| {
+            SearchError::EmbedderUnavailable {
+                message: error.to_string(),
+                retry_after_seconds: error.retry_after_seconds(),
+            }
         })
     }
 
@@ -154,7 +173,7 @@ impl Searcher {
     ) -> Result<(Vec<Vec<f32>>, Duration), SearchError> {
         let expected = tokens.len();
         let mut place = self.admission.lane(&embedder.key).arrive(&context.caller.client, expected);
-        place.turn(expected).await;
+        place.turn(expected).instrument(spans::queue()).await;
         let begun = Instant::now();
         let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, &context.cancel)).catch_unwind().await;
         let took = begun.elapsed();

@@ -8,6 +8,17 @@ use crate::engine::EngineError;
 use crate::pool::PoolError;
 
 impl FallbackReason {
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::InsufficientMemory,
+        Self::Loading,
+        Self::EngineFailed,
+        Self::Deadline,
+        Self::BreakerOpen,
+        Self::Disabled,
+        Self::SelfTestFailed,
+    ];
+
     /// The word in answers, headers and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -124,15 +135,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_written_alike_in_json_and_in_headers() {
-        for reason in [
-            FallbackReason::InsufficientMemory,
-            FallbackReason::Loading,
-            FallbackReason::EngineFailed,
-            FallbackReason::Deadline,
-            FallbackReason::BreakerOpen,
-            FallbackReason::Disabled,
-            FallbackReason::SelfTestFailed,
-        ] {
+        for reason in FallbackReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

@@ -1,6 +1,7 @@
 //! Scores of documents that come with the request: no store, and no vector order to fall back to.
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::deadlines::{Deadlines, within};
 use super::demand::Demand;
@@ -14,6 +15,7 @@ use super::{
     validate,
 };
 use crate::metrics::Stage;
+use crate::traces::spans;
 
 impl Searcher {
     /// Scores documents that come with the request, best first; equal scores in the order given.
@@ -48,7 +50,11 @@ impl Searcher {
         let mut timings = Timings::default();
         let work = async {
             let stage = self.rerank_stage(&key, None, self.waiting(), pairs, context, &mut timings);
-            let outcome = within(deadline, stage).await;
+            let span = spans::rerank(&key, demand.pairs);
+            let outcome = within(deadline, stage).instrument(span.clone()).await;
+            if !matches!(outcome, Some(Ok(_))) {
+                spans::failed(&span);
+            }
             match outcome {
                 Some(outcome) => outcome.map_err(unavailable),
                 None if deadline < deadlines.request => Err(unavailable(self.past_the_deadline(&key, &timings))),

@@ -1,6 +1,7 @@
 //! Stage 2: scores of pairs. Waits for the reranker; tokenizes; `turns` waits for the engine.
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::admission::Admitted;
 use super::demand::Demand;
@@ -14,6 +15,8 @@ use crate::engine::{EngineError, ScoreRequest};
 use crate::metrics::Stage;
 use crate::pool::{ModelInput, ModelKey, ModelLease, Waiting};
 use crate::prompt::{EncodedPairs, PromptError, Reading};
+use crate::stages::{Part, during};
+use crate::traces::spans;
 
 /// One query with its documents.
 pub(super) struct Pairs {
@@ -51,13 +54,15 @@ impl Searcher {
         self.breakers.admit(key, Instant::now()).map_err(StageFailure::breaker_open)?;
         let lease = match lease {
             Some(lease) => lease,
-            None => self.pool.lease(key, waiting).await?,
+            None => during(Part::Load, self.pool.lease(key, waiting)).await?,
         };
         let Pairs { instruction, query, documents, reading, mut admitted, deadline } = pairs;
         let count = documents.len();
 
         let begun = Instant::now();
-        let (request, truncated) = encode(lease.clone(), instruction, query, documents, reading).await?;
+        let encoding = encode(lease.clone(), instruction, query, documents, reading);
+        let (request, truncated) =
+            during(Part::Stage(Stage::Tokenize), encoding).instrument(spans::tokenize(count)).await?;
         timings.tokenize = begun.elapsed();
         self.metrics.observe_stage(Stage::Tokenize, timings.tokenize);
         let tokens = request.prompts.iter().map(Vec::len).sum();

@@ -13,6 +13,7 @@ use rerank_crds::catalog::Prompt;
 use rerank_crds::server_config::WhileLoading;
 use serde_json::Value;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::admission::{Admission, Admitted};
 use super::breaker::Breakers;
@@ -29,7 +30,9 @@ use super::{
 use crate::metrics::{Metrics, Stage};
 use crate::pool::{ModelHold, ModelKey, ModelLease, ModelPool, Waiting};
 use crate::prompt::Reading;
+use crate::stages::{Part, during};
 use crate::store::{Candidate, Store};
+use crate::traces::spans;
 
 /// Queries of one batch that are searched and reranked at the same time. The engine does one batch at a time anyway;
 /// a few queries keep it busy while the store answers the next.
@@ -146,7 +149,7 @@ impl Searcher {
             self.metrics.observe_stage(Stage::Embed, embed);
             self.two_stages(&plan, Prepared { query: request.query, vector, embed, reranker, admitted }, context).await
         };
-        bounded(context, plan.deadlines.request, work).await
+        bounded(context, plan.deadlines.request, work).instrument(spans::search(&plan.collection, plan.k)).await
     }
 
     /// Several searches; one result or error for each query, in order. The queries are embedded together; what
@@ -183,7 +186,8 @@ impl Searcher {
                 Ok(_) => vectors.next().unwrap_or_else(|| Err(no_vector())),
                 Err(_) => Ok(Vec::new()),
             };
-            searches.push(self.search_one_of_many(&plan, query, vector, embed, reranker.clone(), context));
+            let search = self.search_one_of_many(&plan, query, vector, embed, reranker.clone(), context);
+            searches.push(search.instrument(spans::search(&plan.collection, plan.k)));
         }
         Ok(futures::stream::iter(searches).buffered(self.queries_at_once(&plan)).collect().await)
     }
@@ -287,7 +291,8 @@ impl Searcher {
         queries: Vec<String>,
         context: &RequestContext,
     ) -> Result<(Vec<Result<Vec<f32>, SearchError>>, ClaimedReranker), SearchError> {
-        let embedder = self.lease_embedder().await?;
+        let embedding = spans::embed(self.config.embedding.model.as_deref().unwrap_or_default(), queries.len());
+        let embedder = self.lease_embedder().instrument(embedding.clone()).await?;
         let reranker = async {
             match &plan.stage_two {
                 StageTwo::Rerank { key, .. } => {
@@ -299,7 +304,8 @@ impl Searcher {
                 StageTwo::NotAsked | StageTwo::Disabled => ClaimedReranker::default(),
             }
         };
-        let (vectors, reranker) = tokio::join!(self.embed_queries(&embedder, queries, context), reranker);
+        let vectors = during(Part::Stage(Stage::Embed), self.embed_queries(&embedder, queries, context));
+        let (vectors, reranker) = tokio::join!(vectors.instrument(embedding), reranker);
         Ok((vectors?, reranker))
     }
 
@@ -313,8 +319,12 @@ impl Searcher {
         let mut timings = Timings { embed, ..Timings::default() };
 
         let begun = Instant::now();
-        let candidates =
-            self.candidates(&plan.collection, vector, plan.limit, plan.filter.clone(), &plan.deadlines).await?;
+        let span = spans::store(&plan.collection, plan.limit);
+        let candidates = self.candidates(&plan.collection, vector, plan.limit, plan.filter.clone(), &plan.deadlines);
+        let candidates = during(Part::Stage(Stage::Search), candidates).instrument(span.clone()).await;
+        spans::found(&span, candidates.as_ref().ok().map(Vec::len));
+        drop(span);
+        let candidates = candidates?;
         timings.store = begun.elapsed();
         self.metrics.observe_stage(Stage::Search, timings.store);
 
@@ -342,8 +352,13 @@ impl Searcher {
                         deadline,
                     };
                     let lease = reranker.lease.clone();
+                    let span = spans::rerank(key, candidates.len());
                     let stage = self.rerank_stage(key, lease, self.waiting(), pairs, context, &mut timings);
-                    let outcome = within(deadline, stage).await;
+                    // Boxed, as it is the larger part of a search's future.
+                    let outcome = within(deadline, Box::pin(stage)).instrument(span.clone()).await;
+                    if !matches!(outcome, Some(Ok(_))) {
+                        spans::failed(&span);
+                    }
                     outcome.unwrap_or_else(|| Err(self.past_the_deadline(key, &timings)))
                 };
                 reranking_time = Some(begun.elapsed());
@@ -385,6 +400,7 @@ impl Searcher {
         let reason = fallback.reason.as_str();
         let model = key.map(|key| key.model.as_str());
         self.metrics.count_fallback(reason);
+        spans::note_fallback(reason);
         if matches!(fallback.reason, FallbackReason::Disabled | FallbackReason::Loading) {
             tracing::info!(reason, model, detail = fallback.message, "Answered a search in vector order");
         } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::admission::Admitted;
 use super::{RequestContext, Searcher, Timings};
@@ -14,6 +15,8 @@ use crate::chain;
 use crate::engine::{EngineError, PairLogits, ScoreRequest};
 use crate::metrics::{Metrics, Stage};
 use crate::pool::ModelLease;
+use crate::stages::{Part, during};
+use crate::traces::spans;
 
 impl Searcher {
     /// Logits in the order of the request's prompts. `admitted` has entered the model's queue with as many pairs.
@@ -50,8 +53,10 @@ impl Searcher {
             };
             let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
 
+            let span = spans::batch(pairs.len(), tokens, is_half);
             queue.start();
-            place.turn(pairs.len()).await;
+            let turn = during(Part::Stage(Stage::Queue), place.turn(pairs.len()));
+            turn.instrument(span.in_scope(spans::queue)).instrument(span.clone()).await;
             queue.stop();
             if admitted.is_too_late(pairs.len(), deadline) {
                 return Err(ScoreFailure::TooLate);
@@ -59,8 +64,14 @@ impl Searcher {
 
             score.start();
             let begun = Instant::now();
-            let outcome = AssertUnwindSafe(lease.engine.score(request, &context.cancel)).catch_unwind().await;
+            let scoring = span.in_scope(|| spans::score(&lease.key.model));
+            let work = during(Part::Stage(Stage::Score), lease.engine.score(request, &context.cancel));
+            let work = AssertUnwindSafe(work.instrument(scoring.clone())).catch_unwind();
+            let outcome = work.instrument(span.clone()).await;
             score.stop();
+            if !matches!(outcome, Ok(Ok(_))) {
+                spans::failed(&scoring);
+            }
 
             let outcome = outcome.unwrap_or_else(|panic| {
                 // What it said can repeat text of the request.

@@ -29,7 +29,6 @@ use super::{Candidate, CollectionInfo, CollectionSpec, Document, DocumentId, Sto
 
 mod connection;
 mod protobuf;
-mod resolver;
 
 /// Payload keys of the record.
 const MODEL_KEY: &str = "_rerank_embedding_model";

@@ -133,6 +133,7 @@ async fn run() -> Result<()> {
             model_control: false,
             model_control_is_open: false,
             writable: false,
+            slow_request: None,
         }),
         keys: None,
         metrics: Arc::clone(&metrics),

@@ -277,5 +277,5 @@ async fn a_client_that_left_is_counted_as_499() {
     let left = tokio::time::timeout(std::time::Duration::from_millis(50), api.get("/search?q=x")).await;
     assert!(left.is_err(), "the service of this test never answers");
     let text = api.metrics.encode();
-    assert!(text.contains(r#"code="499""#), "{text}");
+    assert!(text.contains(r#"rerank_errors_total{error="client_closed_request"} 1"#), "{text}");
 }

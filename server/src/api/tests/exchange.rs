@@ -112,7 +112,7 @@ async fn a_request_that_was_answered_is_not_cancelled() {
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_route_and_code_never_by_path() {
+async fn requests_are_counted_by_route_and_class_and_errors_by_code_never_by_path() {
     let api = TestApi::new();
     api.get("/search?q=canary").await;
     api.get("/search?q=").await;
@@ -120,10 +120,12 @@ async fn requests_are_counted_by_route_and_code_never_by_path() {
     api.post("/search/batch", r#"{"queries": ["canary"]}"#).await;
     let text = api.metrics.encode();
     for line in [
-        "rerank_requests_total{route=\"/search\",code=\"200\"} 1",
-        "rerank_requests_total{route=\"/search\",code=\"422\"} 1",
-        "rerank_requests_total{route=\"other\",code=\"404\"} 1",
-        "rerank_requests_total{route=\"/search/batch\",code=\"200\"} 1",
+        "rerank_requests_total{route=\"/search\",code=\"2xx\"} 1",
+        "rerank_requests_total{route=\"/search\",code=\"4xx\"} 1",
+        "rerank_requests_total{route=\"other\",code=\"4xx\"} 1",
+        "rerank_requests_total{route=\"/search/batch\",code=\"2xx\"} 1",
+        "rerank_errors_total{error=\"out_of_range\"} 1",
+        "rerank_errors_total{error=\"not_found\"} 1",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

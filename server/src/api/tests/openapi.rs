@@ -13,6 +13,7 @@ fn everything() -> ApiSettings {
         documents: 1,
         restricted_clients: BTreeMap::new(),
         writable: true,
+        slow_request: None,
         model_control: true,
         model_control_is_open: true,
     }

@@ -17,8 +17,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Code, Request, Response, Status};
 
-use super::resolver;
+use crate::resolver;
 use crate::store::StoreError;
+use crate::traces::{propagation, spans};
 
 /// Connections side by side. One HTTP/2 connection carries many calls, but is read by one task.
 const CHANNELS: usize = 3;
@@ -52,7 +53,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Puts the API key into each call.
+/// Puts the API key into each call, and the trace that it is part of.
 #[derive(Clone, Default)]
 pub(super) struct ApiKey(Option<MetadataValue<Ascii>>);
 
@@ -60,6 +61,12 @@ impl Interceptor for ApiKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(key) = &self.0 {
             request.metadata_mut().insert("api-key", key.clone());
+        }
+        let Some((parent, state)) = spans::outgoing_headers() else { return Ok(request) };
+        for (name, value) in [(propagation::TRACEPARENT, Some(parent)), (propagation::TRACESTATE, state)] {
+            if let Some(value) = value.and_then(|value| value.parse().ok()) {
+                request.metadata_mut().insert(name, value);
+            }
         }
         Ok(request)
     }

@@ -1,5 +1,5 @@
-//! Names of a Qdrant server become addresses here, and each address is asked again whether the server may connect to it: a
-//! name can be made to lead anywhere, also after it was checked.
+//! Names of a Qdrant server or a collector of traces become addresses here, and each address is asked again whether the server
+//! may connect to it: a name can be made to lead anywhere, also after it was checked.
 
 use std::future::Future;
 use std::io;
@@ -14,20 +14,20 @@ use tower::Service;
 
 /// Looks names up and refuses the addresses that a configuration may not name either.
 #[derive(Clone, Debug)]
-pub(super) struct CheckedResolver<Lookup> {
+pub(crate) struct CheckedResolver<Lookup> {
     lookup: Lookup,
     allow_loopback: bool,
 }
 
 /// How names are looked up.
-pub(super) trait Resolve: Clone + Send + 'static {
+pub(crate) trait Resolve: Clone + Send + 'static {
     /// Every address of a name.
     fn resolve(&self, name: String) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
 /// By the system: its hosts file, its DNS.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct System;
+pub(crate) struct System;
 
 impl Resolve for System {
     async fn resolve(&self, name: String) -> io::Result<Vec<SocketAddr>> {
@@ -36,7 +36,7 @@ impl Resolve for System {
 }
 
 /// Makes connections to allowed addresses only. Addresses that stand in the URL itself were checked with it.
-pub(super) fn connector(allow_loopback: bool) -> HttpConnector<CheckedResolver<System>> {
+pub(crate) fn connector(allow_loopback: bool) -> HttpConnector<CheckedResolver<System>> {
     let mut connector = HttpConnector::new_with_resolver(CheckedResolver { lookup: System, allow_loopback });
     connector.enforce_http(false);
     connector.set_nodelay(true);
