@@ -184,8 +184,8 @@ impl Hub {
     pub async fn list(&self, model: &str, revision: &str) -> Result<Listing, HubError> {
         let repo = repo(model, revision);
         let url = format!("{}/api/{}?blobs=true", self.endpoint(), repo.api_url());
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        let (mut attempt, mut pause) = (1, FIRST_PAUSE);
+        loop {
             let outcome = match self.get(&url, model, revision, None).await {
                 Ok(response) => response.text().await.map_err(|source| self.unreachable(source)),
                 Err(error) => Err(error),
@@ -195,11 +195,11 @@ impl Hub {
                 Err(error) if attempt < ATTEMPTS && error.may_pass() => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
+                    attempt += 1;
                 }
                 Err(error) => return Err(error),
             }
         }
-        unreachable!("the last attempt answers")
     }
 
     /// Asks for a file or a listing. The token goes to the hub alone: the client drops it on a redirect to another host.

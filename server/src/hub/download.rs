@@ -102,7 +102,10 @@ async fn put_in_place(folder: &Path, snapshot: &Path) -> Result<(), HubError> {
     if fs::try_exists(snapshot).await.unwrap_or(false) {
         // It is not whole, else nothing would be downloaded; what is in it may be somebody's all the same.
         let aside = folder.with_extension("replaced");
-        let _ = fs::remove_dir_all(&aside).await;
+        match fs::remove_dir_all(&aside).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(write_error(&aside, error)),
+            Ok(()) | Err(_) => {}
+        }
         fs::rename(snapshot, &aside).await.map_err(|source| write_error(snapshot, source))?;
         tracing::warn!(?snapshot, ?aside, "An incomplete snapshot was put aside");
     }
