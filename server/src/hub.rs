@@ -20,7 +20,7 @@ mod download;
 mod listing;
 mod transfer;
 
-pub use listing::{HubFile, Listing};
+pub use listing::{HubDigest, HubFile, Listing};
 
 /// A hub that takes longer to accept a connection is taken to be down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

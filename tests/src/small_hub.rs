@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,8 +33,8 @@ pub enum HubFault {
         /// How often.
         times: usize,
     },
-    /// One byte of the weights is another.
-    FlippedByte,
+    /// One byte of this file is another.
+    FlippedByte(&'static str),
     /// Every answer has this status.
     Status(u16),
     /// Weights begin and never go on.
@@ -201,7 +202,7 @@ async fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<Soc
             );
             return respond(&mut stream, 302, &headers, b"").await;
         }
-        if is_large && fault == HubFault::FlippedByte {
+        if matches!(fault, HubFault::FlippedByte(name) if name == file) {
             let middle = content.len() / 2;
             content[middle] ^= 1;
         }
@@ -272,10 +273,15 @@ fn listing(folder: &Path, fault: HubFault) -> anyhow::Result<String> {
                 "rfilename": name, "size": content.len(),
                 "lfs": {"sha256": sha256(&content), "size": content.len(), "pointerSize": 130}
             }),
-            false => serde_json::json!({"rfilename": name, "size": content.len()}),
+            false => serde_json::json!({"rfilename": name, "size": content.len(), "blobId": git_blob(&content)}),
         });
     }
     Ok(serde_json::json!({"id": "x", "sha": COMMIT, "siblings": siblings}).to_string())
+}
+
+fn git_blob(content: &[u8]) -> String {
+    let hash = Sha1::new().chain_update(format!("blob {}\0", content.len())).chain_update(content);
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn sha256(content: &[u8]) -> String {

@@ -79,14 +79,16 @@ async fn a_hub_that_only_breaks_off_is_given_up_and_what_came_is_kept_for_the_ne
 
 #[tokio::test]
 async fn a_file_that_comes_damaged_is_refused_with_both_digests_and_nothing_of_it_is_kept() {
-    let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
-    hub.set(HubFault::FlippedByte);
-    let error = client(&hub).download(weights.path(), MODEL, "main").await.unwrap_err().to_string();
-    assert!(error.contains("model.safetensors") && error.contains("SHA-256") && error.contains("expected"), "{error}");
-    assert!(!snapshot(weights.path()).exists());
-    hub.set(HubFault::None);
-    client(&hub).download(weights.path(), MODEL, "main").await.unwrap();
-    assert_whole(weights.path());
+    for (file, digest) in [("model.safetensors", "SHA-256"), ("tokenizer.json", "git blob")] {
+        let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
+        hub.set(HubFault::FlippedByte(file));
+        let error = client(&hub).download(weights.path(), MODEL, "main").await.unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains(digest) && error.contains("expected"), "{error}");
+        assert!(!snapshot(weights.path()).exists());
+        hub.set(HubFault::None);
+        client(&hub).download(weights.path(), MODEL, "main").await.unwrap();
+        assert_whole(weights.path());
+    }
 }
 
 #[tokio::test]

@@ -21,8 +21,17 @@ pub struct HubFile {
     pub name: String,
     /// Length, where the hub tells it.
     pub bytes: Option<u64>,
-    /// SHA-256 in hexadecimal digits, where the hub tells it: of large files.
-    pub sha256: Option<String>,
+    /// Digest, where the hub tells it.
+    pub digest: Option<HubDigest>,
+}
+
+/// What a hub says of a file's content, in lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HubDigest {
+    /// SHA-256 of the content: of large files.
+    Sha256(String),
+    /// Git's name of the content, SHA-1 of it behind its length: of small files.
+    GitBlob(String),
 }
 
 /// The needed files of a repository at one commit.
@@ -41,9 +50,11 @@ struct Repository {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Sibling {
     rfilename: String,
     size: Option<u64>,
+    blob_id: Option<String>,
     lfs: Option<Lfs>,
 }
 
@@ -100,12 +111,20 @@ impl Listing {
         files.extend(weights);
         let files = files.into_iter().map(|sibling| {
             let lfs = sibling.lfs.as_ref();
-            let digest = lfs.and_then(|lfs| lfs.sha256.clone().or_else(|| lfs.oid.clone()));
-            HubFile {
-                name: sibling.rfilename.clone(),
-                bytes: lfs.and_then(|lfs| lfs.size).or(sibling.size),
-                sha256: digest.map(|digest| digest.trim_start_matches("sha256:").to_ascii_lowercase()),
-            }
+            let digest = match lfs {
+                Some(lfs) => lfs
+                    .sha256
+                    .as_ref()
+                    .or(lfs.oid.as_ref())
+                    .map(|digest| HubDigest::Sha256(digest.trim_start_matches("sha256:").to_ascii_lowercase())),
+                // Git names by SHA-1; of a longer name (SHA-256 repositories) nothing is known.
+                None => sibling
+                    .blob_id
+                    .as_ref()
+                    .filter(|name| name.len() == 40)
+                    .map(|name| HubDigest::GitBlob(name.to_ascii_lowercase())),
+            };
+            HubFile { name: sibling.rfilename.clone(), bytes: lfs.and_then(|lfs| lfs.size).or(sibling.size), digest }
         });
         Ok(Self { commit: sha, files: files.collect() })
     }
@@ -133,7 +152,8 @@ mod tests {
             r#"{"rfilename": "README.md", "size": 10}, {"rfilename": "model-00002-of-00002.safetensors"},
                {"rfilename": "model-00001-of-00002.safetensors", "size": 7, "lfs": {"sha256": "ABC", "size": 7000, "pointerSize": 7}},
                {"rfilename": "onnx/model.safetensors"}, {"rfilename": "pytorch_model.bin"}, {"rfilename": "evil.py"},
-               {"rfilename": "tokenizer.json", "size": 5}, {"rfilename": "config.json", "size": 3}"#,
+               {"rfilename": "tokenizer.json", "size": 5},
+               {"rfilename": "config.json", "size": 3, "blobId": "00112233445566778899AABBCCDDEEFF00112233"}"#,
         )
         .unwrap();
         assert_eq!(listing.commit, COMMIT);
@@ -142,7 +162,10 @@ mod tests {
             names,
             ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         );
-        assert_eq!((listing.files[2].bytes, listing.files[2].sha256.as_deref()), (Some(7_000), Some("abc")));
+        let digests = [0, 1, 2].map(|file: usize| listing.files[file].digest.clone());
+        let git = HubDigest::GitBlob("00112233445566778899aabbccddeeff00112233".to_owned());
+        assert_eq!(digests, [Some(git), None, Some(HubDigest::Sha256("abc".to_owned()))]);
+        assert_eq!(listing.files[2].bytes, Some(7_000));
         assert_eq!(listing.bytes(), 7_008);
     }
 

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use futures::StreamExt;
 use reqwest::StatusCode;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubError, HubFile, repo};
+use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubDigest, HubError, HubFile, repo};
 use crate::engine::weights::FileDigest;
 
 /// A file of a model at one commit.
@@ -24,7 +25,7 @@ impl Hub {
         let mut first_damage = None;
         loop {
             let digest = self.fetch_to_the_end(wanted, target).await?;
-            match damage(wanted, &digest) {
+            match damage(wanted, &digest, target).await? {
                 None => return Ok(digest),
                 Some(damage) => {
                     fs::remove_file(target).await.map_err(|source| write_error(target, source))?;
@@ -118,24 +119,29 @@ impl Hub {
 }
 
 /// What is wrong with a file that came whole.
-fn damage(wanted: &Wanted<'_>, digest: &FileDigest) -> Option<HubError> {
-    let HubFile { name, bytes, sha256 } = wanted.file;
-    let damaged = |what, found: String, expected: String| HubError::Damaged {
-        model: wanted.model.to_owned(),
-        file: name.clone(),
-        what,
-        found,
-        expected,
+async fn damage(wanted: &Wanted<'_>, came: &FileDigest, path: &Path) -> Result<Option<HubError>, HubError> {
+    let HubFile { name, bytes, digest } = wanted.file;
+    let (what, found, expected) = match (bytes, digest) {
+        (Some(expected), _) if *expected != came.bytes => {
+            ("its length is", came.bytes.to_string(), expected.to_string())
+        }
+        (_, Some(HubDigest::Sha256(expected))) => ("its SHA-256 is", came.sha256.clone(), expected.clone()),
+        (_, Some(HubDigest::GitBlob(expected))) => {
+            let content = fs::read(path).await.map_err(|source| write_error(path, source))?;
+            ("its git blob is", git_blob(&content), expected.clone())
+        }
+        (_, None) => return Ok(None),
     };
-    match (bytes, sha256) {
-        (Some(expected), _) if *expected != digest.bytes => {
-            Some(damaged("its length is", digest.bytes.to_string(), expected.to_string()))
-        }
-        (_, Some(expected)) if *expected != digest.sha256 => {
-            Some(damaged("its SHA-256 is", digest.sha256.clone(), expected.clone()))
-        }
-        _ => None,
+    if found == expected {
+        return Ok(None);
     }
+    Ok(Some(HubError::Damaged { model: wanted.model.to_owned(), file: name.clone(), what, found, expected }))
+}
+
+/// Git's name of a file's content.
+fn git_blob(content: &[u8]) -> String {
+    let hash = Sha1::new().chain_update(format!("blob {}\0", content.len())).chain_update(content);
+    hexadecimal(hash)
 }
 
 async fn length(path: &Path) -> u64 {
@@ -156,10 +162,22 @@ async fn hash_of(path: &Path) -> Result<(Sha256, u64), HubError> {
     }
 }
 
-fn hexadecimal(hash: Sha256) -> String {
+fn hexadecimal(hash: impl Digest) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn write_error(path: &Path, source: std::io::Error) -> HubError {
     HubError::Write { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_have_gits_names() {
+        // `git hash-object` of an empty file, and of "hello\n".
+        assert_eq!(git_blob(b""), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+        assert_eq!(git_blob(b"hello\n"), "ce013625030ba8dba906f756967f9e9ca394464a");
+    }
 }
