@@ -10,7 +10,7 @@ OHA_VERSION := 1.16.0
 OHA := target/tools/bin/oha
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny advisories bench load golden models
+.PHONY: help build demo test lint deny advisories bench load memory cycles timing golden models
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ $(OHA):
 
 load: build $(OHA) ## Load the server up to four times what it can do, and check the bounds (5 minutes, two cores).
 	target/debug/rerank-load $(OHA)
+
+memory: build ## Measure what six loads of random models take and give back, against what is predicted (10 minutes; writes 2 GB below target).
+	target/debug/rerank-memory
+
+cycles: build ## Load and unload the tiny pair 1,000 times; nothing may grow (10 minutes).
+	target/debug/rerank-cycles
+
+timing: build ## Look whether the time of a refusal tells anything about the keys (dudect's method, seconds).
+	target/debug/rerank-timing
 
 golden: build ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
 	tests/models/golden.sh

@@ -228,13 +228,16 @@ impl ModelSource for ConfiguredModels {
 
     fn input(&self, key: &ModelKey, plan: &ModelPlan) -> Result<ModelInput, SourceError> {
         let encoder = TextEncoder::from_file(&plan.spec.directory.join("tokenizer.json"))?;
-        Ok(match key.role {
+        let input = match key.role {
             ModelRole::Embedder => ModelInput::Embed(EmbedPrompt::new(encoder, plan.spec.max_length)?),
             ModelRole::Reranker => {
                 let (prompt, scoring) = self.format(&key.model);
                 ModelInput::Rerank(RerankPrompt::new(encoder, &prompt, &scoring, plan.spec.max_length)?)
             }
-        })
+        };
+        // Reading a vocabulary takes several times what is kept of it.
+        crate::engine::memory::give_back();
+        Ok(input)
     }
 }
 

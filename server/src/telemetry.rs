@@ -71,7 +71,11 @@ impl LogOptions {
 pub(crate) fn install(options: &LogOptions, traces: Option<&Traces>) -> Result<(), TelemetryError> {
     let lines = lines_to(std::io::stderr, options)?;
     let spans = traces.map(|traces| spans_to(traces.recorder()));
-    tracing_subscriber::registry().with(lines).with(spans).try_init().map_err(TelemetryError::Install)?;
+    let registry = tracing_subscriber::registry();
+    // Before all other layers, which never see what it ends.
+    #[cfg(feature = "mistralrs")]
+    let registry = registry.with(crate::engine::mistralrs::end_throughput_loggers());
+    registry.with(lines).with(spans).try_init().map_err(TelemetryError::Install)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "Panicked");

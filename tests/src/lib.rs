@@ -4,6 +4,7 @@
 pub mod bm25;
 pub mod breakable;
 pub mod corpus;
+pub mod cycles;
 pub mod fault_proxy;
 pub mod http;
 pub mod models;
@@ -11,5 +12,6 @@ pub mod otlp_collector;
 pub mod process;
 pub mod python;
 pub mod qdrant_server;
+pub mod random_model;
 pub mod service;
 pub mod small_hub;

@@ -182,19 +182,6 @@ async fn a_load_of_a_broken_folder_is_a_weights_error() {
     assert!(matches!(error, EngineError::Weights(WeightsError::MissingFile { .. })), "{error}");
 }
 
-/// What the checks cannot see, the library may answer with a panic: it becomes an error, and the next load works.
-#[tokio::test]
-async fn a_panic_of_the_library_is_an_error() {
-    let copy = Copy::of(RANDOM_TIED);
-    fs::write(copy.file("tokenizer.json"), b"{}").unwrap();
-    let mut spec = models::load_spec(RANDOM_TIED, Quantization::Float32);
-    spec.directory = copy.path().to_owned();
-    let error = MistralrsLoader::new(false).unwrap().load(spec).await.unwrap_err();
-    assert!(matches!(error, EngineError::Failed { .. }), "{error}");
-    let engine = models::load(RANDOM_TIED, Quantization::Float32).await.unwrap();
-    engine.unload().await.unwrap();
-}
-
 /// `rope_theta` and transformers 5's `rope_parameters` are two spellings of one model.
 #[tokio::test]
 async fn both_spellings_of_the_rotary_base_load_and_score_alike() {

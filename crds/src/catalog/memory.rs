@@ -15,16 +15,24 @@
 //!
 //! # What a load takes beyond its weights
 //!
-//! While loading: the largest tensor at full precision; with in-situ quantisation on a CPU also the linear layers of two
-//! layers that wait to be quantised (layers are quantised as they are read, and the rest of the file is mapped, which the
-//! kernel takes back under pressure). On a GPU that staging happens in host memory. Loading and computing do not overlap,
-//! so the larger of the two counts.
+//! While loading: nothing for plain weights, whose file is mapped, which the kernel takes back under pressure. With
+//! in-situ quantisation on a CPU the linear layers of two layers that wait to be quantised (layers are quantised as they
+//! are read, on four threads at most), or at the end a second copy of the quantised output head, beside the last layer and,
+//! where that is not the embedding table, its source. On a GPU that staging happens in host memory. Loading and computing do not overlap, so
+//! the larger counts.
 //!
 //! While computing, at the token budget: the vectors of one layer, the attention mask and, on a GPU without
 //! flash-attention, the attention scores of 1,024 queries at a time, the logits of each pair's last position, and keys
 //! and values of every layer (of one layer in `packed`).
 //!
-//! Overhead of a device: [`CUDA_OVERHEAD_BYTES`] or [`CPU_OVERHEAD_BYTES`], and the rotary tables.
+//! On a CPU (`mistralrs`, measured; `make memory` holds it to 10 %): keys and values of a prompt are reserved in steps of 512
+//! tokens. After the prompts it runs one token more, for which it copies them all. So the peak is that of the vectors
+//! while the prompts are read, or that of the second copy and the logits after it. Beside them a matrix product keeps a
+//! copy of its input. Keys and values that are filled with zeros when they are made (those of 16 bits, and small ones,
+//! which come from the allocator's arenas) are there half a time more: each prompt brings its own.
+//!
+//! Overhead of a device: [`CUDA_OVERHEAD_BYTES`] or [`CPU_OVERHEAD_BYTES`], the rotary tables, and in host memory the
+//! vocabulary of the tokenizer.
 
 use super::execution::{DeviceKind, EngineKind, Quantization};
 use super::shape::{Matrix, ModelShape, OutputHead};
@@ -32,8 +40,14 @@ use super::shape::{Matrix, ModelShape, OutputHead};
 /// Context, kernels and library workspaces of a process on a GPU: about 600 MB.
 pub const CUDA_OVERHEAD_BYTES: u64 = 600_000_000;
 
-/// Threads, tokenizer and allocator slack of a process on a CPU: about 64 MB.
-pub const CPU_OVERHEAD_BYTES: u64 = 64_000_000;
+/// Threads, their stacks and scratch memory, and what the allocator keeps, on a CPU: about 28 MB.
+pub const CPU_OVERHEAD_BYTES: u64 = 28_000_000;
+
+/// What a tokenizer holds for each token of its vocabulary.
+const TOKENIZER_BYTES: u64 = 256;
+
+/// Pieces of memory below it come from the allocator's arenas, where they are filled when they are made.
+const ARENA_PIECE_BYTES: u64 = 1 << 20;
 
 /// Weights in a block of `Q8_0`.
 const BLOCK_WEIGHTS: u64 = 32;
@@ -44,8 +58,14 @@ const BLOCK_BYTES: u64 = 34;
 /// Bytes of a float32.
 const FLOAT32_BYTES: u64 = 4;
 
-/// Keys and values are held in steps of so many tokens.
+/// Keys and values are held in steps of so many tokens, and one token is run after a prompt.
 const KEY_VALUE_STEP_TOKENS: u64 = 512;
+
+/// A product on a CPU reads its input in panels of so many columns.
+const PRODUCT_DEPTH: u64 = 512;
+
+/// A panel is no larger than the processor's last cache: of usual ones, 32 MB.
+const PRODUCT_PANEL_BYTES: u64 = 32_000_000;
 
 /// Queries whose attention scores are computed at a time.
 const ATTENTION_CHUNK_TOKENS: u64 = 1_024;
@@ -114,12 +134,16 @@ pub fn estimate_memory(shape: &ModelShape, workload: &Workload) -> MemoryEstimat
         DeviceKind::Cpu => CPU_OVERHEAD_BYTES,
     };
     let rotary_tables = product([shape.maximum_positions, shape.head_dimension, layout.base_bytes]);
+    let tokenizer = match workload.device {
+        DeviceKind::Cuda => 0,
+        DeviceKind::Cpu => shape.vocabulary.saturating_mul(TOKENIZER_BYTES),
+    };
     MemoryEstimate {
         weights_bytes: layout.weights(shape),
         loading_bytes: layout.loading(shape, workload),
         activations_bytes: layout.activations(shape, workload),
         key_value_bytes: layout.key_values(shape, workload),
-        overhead_bytes: fixed.saturating_add(rotary_tables),
+        overhead_bytes: sum([fixed, rotary_tables, tokenizer]),
     }
 }
 
@@ -215,64 +239,141 @@ impl Layout {
     }
 
     fn loading(&self, shape: &ModelShape, workload: &Workload) -> u64 {
-        if workload.device == DeviceKind::Cuda {
-            return 0;
-        }
-        let matrices = shape.layer_matrices().map(Matrix::weights);
-        let largest_linear = matrices.iter().copied().max().unwrap_or(0);
-        let largest = largest_linear.max(shape.embedding_table().weights()).saturating_mul(self.base_bytes);
-        match self.linear {
-            LinearStorage::Plain(_) => largest,
-            LinearStorage::Blocks | LinearStorage::Channels => {
-                let waiting = product([sum(matrices), LAYERS_WAITING_FOR_QUANTISATION, self.base_bytes]);
-                largest.saturating_add(waiting)
+        match (workload.device, self.linear) {
+            (DeviceKind::Cuda, _) | (DeviceKind::Cpu, LinearStorage::Plain(_)) => 0,
+            (DeviceKind::Cpu, storage) => {
+                let layer = sum(shape.layer_matrices().map(Matrix::weights)).saturating_mul(self.base_bytes);
+                let waiting = layer.saturating_mul(LAYERS_WAITING_FOR_QUANTISATION);
+                let table = shape.embedding_table();
+                let head = match shape.output_head {
+                    OutputHead::Absent => 0,
+                    _ if self.packed => 0,
+                    OutputHead::Tied => layer.saturating_add(storage.bytes(table)),
+                    OutputHead::Separate => {
+                        sum([layer, storage.bytes(table), table.weights().saturating_mul(self.base_bytes)])
+                    }
+                };
+                waiting.max(head)
             }
         }
     }
 
+    /// What a batch takes beside its keys and values.
     fn activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
-        let tokens = workload.token_budget;
-        let longest = workload.max_length.min(tokens);
-        let (hidden, queries, keys) = (shape.hidden_size, shape.query_width(), shape.key_width());
-        // Residual, normed input and output of a layer's part; rotated and plain queries and keys, the attention's result
-        // and its transpose; gate, up and their product.
-        let attention = sum([queries.saturating_mul(4), keys.saturating_mul(3)]);
-        let feed_forward = shape.intermediate_size.saturating_mul(3);
-        let vectors = product([
-            tokens,
-            sum([hidden.saturating_mul(3), attention.max(feed_forward)]),
-            self.inner_bytes.max(self.base_bytes),
-        ]);
-        let scores = match workload.device {
-            // One document and one head at a time.
-            _ if self.packed => product([longest, longest.min(ATTENTION_CHUNK_TOKENS), FLOAT32_BYTES]),
-            // The kernel streams over keys and keeps no scores.
-            DeviceKind::Cpu => 0,
-            // Scores and their softmax, and keys and values repeated for each query head.
-            DeviceKind::Cuda => {
-                let rows = longest.min(ATTENTION_CHUNK_TOKENS);
-                let matrices = product([shape.attention_heads, rows, tokens, self.base_bytes, 2]);
-                matrices.saturating_add(product([tokens, queries, self.base_bytes, 2]))
-            }
-        };
-        // Built as bytes, copied, then widened and filled.
-        let mask = if self.packed { 0 } else { product([longest, longest, 2 + 2 * self.base_bytes]) };
+        match workload.device {
+            _ if self.packed => self.packed_activations(shape, workload),
+            DeviceKind::Cpu => self.cpu_activations(shape, workload),
+            DeviceKind::Cuda => self.cuda_activations(shape, workload),
+        }
+    }
+
+    /// One document and one head at a time, and no mask.
+    fn packed_activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        let longest = longest(workload);
+        let scores = product([longest, longest.min(ATTENTION_CHUNK_TOKENS), FLOAT32_BYTES]);
         let logits = match shape.output_head {
             OutputHead::Absent => 0,
-            _ if self.packed => product([workload.batch_size, 2, FLOAT32_BYTES]),
-            // In the layer's type and as float32 for the sampler.
+            OutputHead::Tied | OutputHead::Separate => product([workload.batch_size, 2, FLOAT32_BYTES]),
+        };
+        sum([self.vectors(workload, vectors_of_a_part(shape)), scores, logits])
+    }
+
+    /// As measured; the counts follow from which tensors the library's layer keeps until it returns.
+    fn cpu_activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        let longest = longest(workload);
+        let mask = |bytes| product([longest, longest, bytes]);
+        let (hidden, queries, keys) = (shape.hidden_size, shape.query_width(), shape.key_width());
+        // Built as bytes, copied, then widened and filled.
+        let building = mask(2 + 2 * self.base_bytes);
+        // Input and normed input; normed, rotated and joined queries; the same of keys, and values.
+        let attention = sum([hidden.saturating_mul(2), queries.saturating_mul(3), keys.saturating_mul(4)]);
+        // The kernel streams over keys and keeps no scores; it widens the mask.
+        let attention = self.vectors(workload, attention).saturating_add(mask(self.base_bytes + FLOAT32_BYTES));
+        // Input, normed input, the attention's output, their sum, its norm, and the output; gate, up and their product.
+        let feed_forward = sum([hidden.saturating_mul(6), shape.intermediate_size.saturating_mul(3)]);
+        let feed_forward = self.vectors(workload, feed_forward).saturating_add(mask(self.base_bytes));
+        // One more token of each prompt, over a second copy of its keys and values.
+        let answering = match shape.output_head {
+            OutputHead::Absent => 0,
             OutputHead::Tied | OutputHead::Separate => {
-                product([workload.batch_size.min(tokens), shape.vocabulary, self.inner_bytes + FLOAT32_BYTES])
+                // For the sampler, and a pair's own until it is read: up to three, as the threads happen to run.
+                self.reserved(shape, workload).saturating_add(self.logits(shape, workload, 3))
             }
         };
-        sum([vectors, scores, mask, logits])
+        building.max(attention).max(feed_forward).max(answering).saturating_add(self.products(shape, workload))
+    }
+
+    /// Not measured.
+    fn cuda_activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        let (tokens, longest) = (workload.token_budget, longest(workload));
+        // Scores and their softmax, and keys and values repeated for each query head.
+        let rows = longest.min(ATTENTION_CHUNK_TOKENS);
+        let scores = product([shape.attention_heads, rows, tokens, self.base_bytes, 2]);
+        let repeated = product([tokens, shape.query_width(), self.base_bytes, 2]);
+        let mask = product([longest, longest, 2 + 2 * self.base_bytes]);
+        let vectors = self.vectors(workload, vectors_of_a_part(shape));
+        sum([vectors, scores, repeated, mask, self.logits(shape, workload, 1)])
+    }
+
+    /// So many values for each token of the largest batch.
+    fn vectors(&self, workload: &Workload, width: u64) -> u64 {
+        product([workload.token_budget, width, self.inner_bytes.max(self.base_bytes)])
+    }
+
+    /// Logits of each pair's last position: in the layer's type, and so often as float32.
+    fn logits(&self, shape: &ModelShape, workload: &Workload, copies: u64) -> u64 {
+        let pairs = workload.batch_size.min(workload.token_budget);
+        match shape.output_head {
+            OutputHead::Absent => 0,
+            OutputHead::Tied | OutputHead::Separate => {
+                product([pairs, shape.vocabulary, self.inner_bytes + copies * FLOAT32_BYTES])
+            }
+        }
+    }
+
+    /// What a matrix product copies its input to: panels as deep as [`PRODUCT_DEPTH`], or all of it in blocks.
+    fn products(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        let tokens = workload.token_budget;
+        match self.linear {
+            LinearStorage::Plain(_) => product([tokens, PRODUCT_DEPTH, FLOAT32_BYTES]).min(PRODUCT_PANEL_BYTES),
+            LinearStorage::Blocks | LinearStorage::Channels => {
+                product([tokens, shape.intermediate_size.div_ceil(BLOCK_WEIGHTS), BLOCK_BYTES])
+            }
+        }
     }
 
     fn key_values(&self, shape: &ModelShape, workload: &Workload) -> u64 {
-        let tokens = workload.token_budget.div_ceil(KEY_VALUE_STEP_TOKENS).saturating_mul(KEY_VALUE_STEP_TOKENS);
+        let reserved = self.reserved(shape, workload);
+        let generates = workload.device == DeviceKind::Cpu && !self.packed && shape.output_head != OutputHead::Absent;
+        let piece = product([KEY_VALUE_STEP_TOKENS, shape.key_width(), self.base_bytes]);
+        // Large pieces of float32 zeros come from the system, which makes them when they are written to.
+        let filled = self.base_bytes < FLOAT32_BYTES || piece < ARENA_PIECE_BYTES;
+        if generates && filled { reserved.saturating_add(reserved / 2) } else { reserved }
+    }
+
+    /// Keys and values of the largest batch, once.
+    fn reserved(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        let steps = |tokens: u64| tokens.div_ceil(KEY_VALUE_STEP_TOKENS).saturating_mul(KEY_VALUE_STEP_TOKENS);
+        let mut tokens = steps(workload.token_budget);
+        if workload.device == DeviceKind::Cpu && !self.packed {
+            // A prompt as long as the budget is run alone, with the token after it.
+            tokens = tokens.max(steps(workload.max_length.min(workload.token_budget).saturating_add(1)));
+        }
         let layers = if self.packed { 1 } else { shape.layers };
         product([tokens, layers, 2, shape.key_width(), self.base_bytes])
     }
+}
+
+/// Residual, normed input and output of a layer's part; and rotated and plain queries and keys, the attention's result
+/// and its transpose, or gate, up and their product.
+fn vectors_of_a_part(shape: &ModelShape) -> u64 {
+    let attention = sum([shape.query_width().saturating_mul(4), shape.key_width().saturating_mul(3)]);
+    let feed_forward = shape.intermediate_size.saturating_mul(3);
+    shape.hidden_size.saturating_mul(3).saturating_add(attention.max(feed_forward))
+}
+
+fn longest(workload: &Workload) -> u64 {
+    workload.max_length.min(workload.token_budget)
 }
 
 fn product<const N: usize>(factors: [u64; N]) -> u64 {
@@ -285,203 +386,4 @@ fn sum<const N: usize>(terms: [u64; N]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::{EMBEDDING_MODELS, RERANKERS, batch_size, embedding_model, token_budget};
-
-    fn weights(index: usize, device: DeviceKind, quantization: Quantization) -> u64 {
-        weights_bytes(&RERANKERS[index].shape, EngineKind::Mistralrs, device, quantization)
-    }
-
-    fn workload(device: DeviceKind, quantization: Quantization) -> Workload {
-        Workload {
-            engine: EngineKind::Mistralrs,
-            device,
-            quantization,
-            batch_size: 32,
-            token_budget: 8_192,
-            max_length: 8_192,
-        }
-    }
-
-    #[test]
-    fn float16_weights_meet_the_guides_table_within_ten_percent() {
-        for (index, model) in RERANKERS.iter().enumerate() {
-            for device in [DeviceKind::Cpu, DeviceKind::Cuda] {
-                let computed = weights(index, device, Quantization::Float16);
-                let nominal = model.nominal_float16_bytes;
-                assert!(computed.abs_diff(nominal) * 10 <= nominal, "{}: {computed} and {nominal}", model.id);
-            }
-        }
-    }
-
-    #[test]
-    fn int8_really_takes_more_than_its_nominal_figure_and_less_than_float16() {
-        // (real, nominal) on a GPU: the table stays in 16 bit and a tied head becomes a second copy of it.
-        let sums = [0, 1, 2]
-            .map(|index| (weights(index, DeviceKind::Cuda, Quantization::Int8), RERANKERS[index].nominal_int8_bytes));
-        assert_eq!(sums, [(943_692_096, 600_000_000), (5_049_875_232, 4_000_000_000), (9_283_030_272, 8_000_000_000)]);
-        for index in 0..3 {
-            let int8 = weights(index, DeviceKind::Cuda, Quantization::Int8);
-            assert!(int8 < weights(index, DeviceKind::Cuda, Quantization::Float16));
-            let int8_on_cpu = weights(index, DeviceKind::Cpu, Quantization::Int8);
-            assert!(int8 < int8_on_cpu && int8_on_cpu < weights(index, DeviceKind::Cpu, Quantization::Float32));
-        }
-    }
-
-    #[test]
-    fn on_a_cpu_int8_saves_nothing_over_float16_for_the_smallest_model() {
-        // Its embedding table in float32 and its second, quantised copy outweigh what the layers save.
-        let saves = |index| {
-            weights(index, DeviceKind::Cpu, Quantization::Int8) < weights(index, DeviceKind::Cpu, Quantization::Float16)
-        };
-        assert_eq!([0, 1, 2].map(saves), [false, true, true]);
-    }
-
-    #[test]
-    fn int8_on_a_cpu_keeps_the_embedding_table_in_float32() {
-        let shape = RERANKERS[0].shape;
-        let table_and_norms = shape.vocabulary * shape.hidden_size + shape.norm_weights();
-        assert_eq!(
-            weights(0, DeviceKind::Cpu, Quantization::Int8) - weights(0, DeviceKind::Cuda, Quantization::Int8),
-            2 * table_and_norms
-        );
-    }
-
-    #[test]
-    fn every_weight_of_a_float_model_is_counted_once() {
-        for model in &RERANKERS {
-            let bytes =
-                |quantization| weights_bytes(&model.shape, EngineKind::Mistralrs, DeviceKind::Cpu, quantization);
-            assert_eq!(bytes(Quantization::Float32), model.shape.parameters() * 4);
-            assert_eq!(bytes(Quantization::Float16), model.shape.parameters() * 2);
-            assert_eq!(bytes(Quantization::Bfloat16), model.shape.parameters() * 2);
-        }
-    }
-
-    #[test]
-    fn a_row_that_has_no_whole_blocks_stays_in_float32() {
-        let blocks = LinearStorage::Blocks;
-        assert_eq!(blocks.bytes(Matrix { rows: 3, columns: 64 }), 3 * 2 * 34);
-        assert_eq!(blocks.bytes(Matrix { rows: 3, columns: 40 }), 3 * 40 * 4);
-    }
-
-    #[test]
-    fn keys_and_values_grow_with_the_budget_in_steps() {
-        let shape = RERANKERS[0].shape;
-        let bytes = |token_budget| {
-            let workload = Workload { token_budget, ..workload(DeviceKind::Cuda, Quantization::Float16) };
-            estimate_memory(&shape, &workload).key_value_bytes
-        };
-        // 28 layers x 2 x 8 heads x 128 x 2 bytes = 114,688 bytes a token.
-        assert_eq!(bytes(8_192), 8_192 * 114_688);
-        assert_eq!(bytes(8_193), 8_704 * 114_688);
-        assert_eq!(bytes(1), 512 * 114_688);
-    }
-
-    #[test]
-    fn the_peak_is_that_of_loading_or_that_of_computing() {
-        let estimate = MemoryEstimate {
-            weights_bytes: 1_000,
-            loading_bytes: 70,
-            activations_bytes: 20,
-            key_value_bytes: 30,
-            overhead_bytes: 5,
-        };
-        assert_eq!(estimate.total_bytes(), 1_075);
-        assert_eq!(MemoryEstimate { loading_bytes: 49, ..estimate }.total_bytes(), 1_055);
-    }
-
-    #[test]
-    fn the_overhead_of_a_device_counts_once_for_two_models() {
-        let workload = workload(DeviceKind::Cuda, Quantization::Float16);
-        let reranker = estimate_memory(&RERANKERS[0].shape, &workload);
-        let embedder = estimate_memory(&EMBEDDING_MODELS[0].shape, &workload);
-        let both = reranker.together_with(&embedder);
-        assert_eq!(both, embedder.together_with(&reranker));
-        assert_eq!(both.total_bytes(), reranker.total_bytes() + embedder.total_bytes() - embedder.overhead_bytes);
-        assert!(both.overhead_bytes >= CUDA_OVERHEAD_BYTES);
-    }
-
-    #[test]
-    fn a_larger_batch_never_takes_less() {
-        for quantization in Quantization::ALL {
-            for device in [DeviceKind::Cpu, DeviceKind::Cuda] {
-                for engine in [EngineKind::Mistralrs, EngineKind::Packed] {
-                    let base = Workload { engine, ..workload(device, quantization) };
-                    let total = |workload: &Workload| estimate_memory(&RERANKERS[0].shape, workload).total_bytes();
-                    assert!(total(&base) <= total(&Workload { token_budget: 16_384, ..base }));
-                    assert!(total(&base) <= total(&Workload { batch_size: 64, ..base }));
-                    assert!(total(&Workload { max_length: 512, ..base }) <= total(&base));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_smaller_fixes_really_take_less() {
-        let mut previous = u64::MAX;
-        for (index, quantization) in [
-            (2, Quantization::Float16),
-            (2, Quantization::Int8),
-            (1, Quantization::Float16),
-            (1, Quantization::Int8),
-            (0, Quantization::Float16),
-        ] {
-            let model = &RERANKERS[index];
-            let workload = workload(DeviceKind::Cuda, quantization);
-            let total = estimate_memory(&model.shape, &workload).total_bytes();
-            assert!(total < previous, "{} {quantization}: {total}", model.id);
-            previous = total;
-        }
-    }
-
-    #[test]
-    fn the_default_deployment_fits_a_common_gpu_and_not_a_tiny_one() {
-        let reranker = &RERANKERS[0];
-        let pairs = batch_size(reranker.id, Quantization::Float16, &[]);
-        let tokens = token_budget(None, pairs, 8_192, DeviceKind::Cuda);
-        let workload = Workload {
-            batch_size: u64::try_from(pairs).unwrap(),
-            token_budget: u64::try_from(tokens).unwrap(),
-            ..workload(DeviceKind::Cuda, Quantization::Float16)
-        };
-        let embedder = embedding_model(reranker.embedding_model).unwrap();
-        let both = estimate_memory(&reranker.shape, &workload).together_with(&estimate_memory(
-            &embedder.shape,
-            &Workload { batch_size: 1, token_budget: 8_192, ..workload },
-        ));
-        assert!(both.total_bytes() < 24_000_000_000, "{}", both.total_bytes());
-        assert!(both.total_bytes() > 4_000_000_000, "{}", both.total_bytes());
-    }
-
-    #[test]
-    fn packed_int8_holds_a_byte_a_weight_and_two_rows_of_the_head() {
-        let shape = RERANKERS[0].shape;
-        let bytes = weights_bytes(&shape, EngineKind::Packed, DeviceKind::Cpu, Quantization::Int8);
-        let linear: u64 = shape.layer_matrices().iter().map(|matrix| matrix.weights() + matrix.rows * 4).sum();
-        assert_eq!(
-            bytes,
-            shape.layers * linear
-                + shape.vocabulary * shape.hidden_size * 2
-                + shape.norm_weights() * 4
-                + 2 * shape.hidden_size * 4
-        );
-        let packed = Workload { engine: EngineKind::Packed, ..workload(DeviceKind::Cpu, Quantization::Int8) };
-        let mistralrs = workload(DeviceKind::Cpu, Quantization::Int8);
-        assert!(estimate_memory(&shape, &packed).total_bytes() < estimate_memory(&shape, &mistralrs).total_bytes());
-    }
-
-    #[test]
-    fn absurd_numbers_saturate_instead_of_wrapping() {
-        let huge = u64::MAX;
-        let shape = ModelShape { layers: huge, hidden_size: huge, ..RERANKERS[0].shape };
-        let workload = Workload {
-            batch_size: huge,
-            token_budget: huge / 2,
-            max_length: huge,
-            ..workload(DeviceKind::Cuda, Quantization::Float32)
-        };
-        assert_eq!(estimate_memory(&shape, &workload).total_bytes(), huge);
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@
 //! | `scoring`, `embedding` | one batch: requests, answers |
 //! | `running` | turns, cancellation, death, unloading |
 //! | `faults` | what an error text of the library means (pure) |
+//! | `throughput_logger` | the end of a thread that the library leaves behind |
+//! | `tokenizer` | the tokenizer that the library is given (pure) |
 //!
 //! What `int8` means here: in-situ quantization of the linear layers to `Q8_0` (blocks of 32 weights with one float16
 //! scale, symmetric); norms and the embedding table keep 32 bits on CPU and 16 on GPU.
@@ -20,8 +22,8 @@
 //!   the scheduler. The shared prefix of a request is not computed once on CPU; on CUDA its block-wise prefix cache
 //!   does so.
 //! - On CPU it runs one token more than is asked for: about a tenth of the time for prompts of some hundred tokens.
-//! - Every load leaves one sleeping thread behind (its throughput logger never ends): some kilobytes, and one task of a
-//!   pod's limit of process ids.
+//! - Every load starts a thread that logs throughput and never ends: `throughput_logger` ends it within 5 s, where
+//!   `telemetry` has been installed.
 //! - Attention on CPU is scalar code: for tests and small models.
 //! - No run on a GPU has been made with this code yet.
 
@@ -47,9 +49,12 @@ mod faults;
 mod loading;
 mod running;
 mod scoring;
+mod throughput_logger;
+mod tokenizer;
 
 use batches::Bounds;
 use running::RunningEngine;
+pub(crate) use throughput_logger::end_throughput_loggers;
 
 /// Loads models through mistral.rs: onto the first CUDA device where the build has CUDA and one is there, else on CPU.
 #[derive(Clone, Debug)]
@@ -64,7 +69,7 @@ impl MistralrsLoader {
     /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it off
     /// where logs are read by machines.
     pub fn new(show_progress: bool) -> Result<Self, EngineError> {
-        memory::keep_few_arenas();
+        memory::keep_little_of_what_is_freed();
         let device = Device::cuda_if_available(0)
             .map_err(|error| faults::Fault::from_message(format!("failed to open the GPU: {error}")).into_error())?;
         Ok(Self { device, show_progress, memory_files: MemoryFiles::default(), fatal: FatalSignal::default() })
@@ -110,6 +115,7 @@ impl EngineLoader for MistralrsLoader {
                 prompts,
                 tokens,
                 reserved_by: loaded.reserved_by,
+                further: usize::from(role == ModelRole::Reranker && !loaded.paged),
                 equal_lengths: role == ModelRole::Embedder || !loaded.paged,
             },
             config: loaded.config.clone(),

@@ -12,6 +12,8 @@ pub(super) struct Bounds {
     pub(super) tokens: usize,
     /// Memory for a prompt is reserved in steps of so many tokens.
     pub(super) reserved_by: usize,
+    /// Tokens that are run after a prompt and need memory too.
+    pub(super) further: usize,
     /// Whether all prompts must have one length.
     pub(super) equal_lengths: bool,
 }
@@ -24,7 +26,7 @@ impl Bounds {
         let mut batches: Vec<Vec<usize>> = Vec::new();
         let (mut reserved, mut previous) = (0, 0);
         for (index, length) in order {
-            let reserve = length.next_multiple_of(self.reserved_by.max(1));
+            let reserve = (length + self.further).next_multiple_of(self.reserved_by.max(1));
             match batches.last_mut() {
                 Some(batch)
                     if batch.len() < self.prompts
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     fn bounds(prompts: usize, tokens: usize, reserved_by: usize) -> Bounds {
-        Bounds { prompts, tokens, reserved_by, equal_lengths: false }
+        Bounds { prompts, tokens, reserved_by, further: 0, equal_lengths: false }
     }
 
     #[test]
@@ -65,6 +67,13 @@ mod tests {
     #[test]
     fn tokens_count_as_they_are_reserved() {
         assert_eq!(bounds(8, 1024, 512).plan(&[10, 10, 600]), [vec![0, 1], vec![2]]);
+    }
+
+    #[test]
+    fn a_token_after_the_prompt_counts_too() {
+        let bounds = Bounds { further: 1, ..bounds(8, 1024, 512) };
+        assert_eq!(bounds.plan(&[511, 511, 512]), [vec![0, 1], vec![2]]);
+        assert_eq!(bounds.plan(&[512, 512]), [vec![0], vec![1]]);
     }
 
     #[test]
@@ -87,14 +96,15 @@ mod tests {
         #[test]
         fn every_prompt_runs_once_and_no_batch_is_over_its_bounds(
             lengths in proptest::collection::vec(1_usize..2000, 0..60),
-            prompts in 1_usize..20, tokens in 1_usize..6000, reserved_by in 1_usize..600, equal_lengths: bool,
+            prompts in 1_usize..20, tokens in 1_usize..6000, reserved_by in 1_usize..600, further in 0_usize..2, equal_lengths: bool,
         ) {
-            let plan = Bounds { prompts, tokens, reserved_by, equal_lengths }.plan(&lengths);
+            let plan = Bounds { prompts, tokens, reserved_by, further, equal_lengths }.plan(&lengths);
             let mut seen: Vec<usize> = plan.iter().flatten().copied().collect();
             seen.sort_unstable();
             prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
             for batch in &plan {
-                let reserved: usize = batch.iter().map(|index| lengths[*index].next_multiple_of(reserved_by)).sum();
+                let reserved: usize =
+                    batch.iter().map(|index| (lengths[*index] + further).next_multiple_of(reserved_by)).sum();
                 prop_assert!(batch.len() <= prompts && (reserved <= tokens || batch.len() == 1));
                 prop_assert!(!equal_lengths || batch.iter().all(|index| lengths[*index] == lengths[batch[0]]));
             }

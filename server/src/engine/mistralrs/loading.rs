@@ -1,8 +1,8 @@
 //! A model's folder to a running mistral.rs engine. Blocking; runs on a thread of its own.
 //!
 //! Files are handed to the library one by one, so that it never looks anything up: not on the network, not in a hub
-//! cache, and not beside the weights, where it would take a chat template or a pickle file. `config.json` goes through
-//! a temporary folder in the form that the library reads; the model's folder may be read-only.
+//! cache, and not beside the weights, where it would take a chat template or a pickle file. `config.json`, in the form
+//! that the library reads, and a tokenizer go through a temporary folder; the model's folder may be read-only.
 
 use std::any::Any;
 use std::io;
@@ -23,14 +23,23 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::Sender;
 
 use super::faults::Fault;
-use super::{cpu_quantizations, unsupported};
+use super::{cpu_quantizations, throughput_logger, tokenizer, unsupported};
 use crate::engine::weights::{self, ModelConfig, WeightsInfo};
-use crate::engine::{EngineError, LoadSpec, ModelRole};
+use crate::engine::{EngineError, LoadSpec, ModelRole, memory};
 
 /// Without paged attention the library reserves keys and values of each prompt in steps of so many tokens.
 const RESERVED_TOKENS: usize = 512;
 /// Tokens in a block of paged attention: the library's own default.
 const BLOCK_TOKENS: usize = 32;
+
+/// Threads that quantise while a model is read: a matrix waits at full precision for each, and [`estimate_memory`] counts
+/// on no more.
+///
+/// [`estimate_memory`]: rerank_crds::catalog::estimate_memory
+const QUANTISING_THREADS: usize = 4;
+
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
 
 /// A model that runs.
 pub(super) struct LoadedModel {
@@ -77,8 +86,13 @@ impl Precision {
 
 /// Loads a model; a panic of the library becomes an error.
 pub(super) fn load_guarded(spec: &LoadSpec, device: &Device, show_progress: bool) -> Result<LoadedModel, EngineError> {
-    catch_unwind(AssertUnwindSafe(|| load(spec, device, show_progress))).unwrap_or_else(|panic| {
-        let message = format!("loading {} panicked: {}", spec.model, panic_text(panic.as_ref()));
+    guarded(&spec.model, || load(spec, device, show_progress))
+}
+
+/// What our checks cannot see, the library may answer with a panic.
+fn guarded<T>(model: &str, load: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
+        let message = format!("loading {model} panicked: {}", panic_text(panic.as_ref()));
         Err(Fault::from_message(message).into_error())
     })
 }
@@ -92,15 +106,16 @@ fn load(spec: &LoadSpec, device: &Device, show_progress: bool) -> Result<LoadedM
     let info = weights::inspect(&spec.directory, spec.role)?;
     let precision = Precision::of(spec.quantization, device)?;
     let folder = tempfile::tempdir().map_err(|error| no_folder(&error))?;
-    write_json(folder.path(), "config.json", &info.engine_config)?;
+    write_json(folder.path(), CONFIG, &info.engine_config)?;
+    write_json(folder.path(), TOKENIZER, &tokenizer::of_single_bytes())?;
     let (loader, paths) = match spec.role {
         ModelRole::Reranker => reranker(&info, folder.path(), &spec.model)?,
         ModelRole::Embedder => embedder(&info, folder.path(), &spec.model)?,
     };
     let paged = device.is_cuda() && spec.role == ModelRole::Reranker;
     let paged_attention = paged.then(|| paged_attention(spec, &info.config, precision)).transpose()?;
-    let pipeline = loader
-        .load_model_from_path(
+    let read = || {
+        loader.load_model_from_path(
             &paths,
             &precision.dtype,
             device,
@@ -109,8 +124,17 @@ fn load(spec: &LoadSpec, device: &Device, show_progress: bool) -> Result<LoadedM
             precision.quantized,
             paged_attention,
         )
+    };
+    // The library quantises on as many threads as the pool has that it is called in.
+    let threads = rayon::current_num_threads().min(QUANTISING_THREADS);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| no_threads(&error))?;
+    let pipeline = pool
+        .install(read)
         .map_err(|error| Fault::from_message(format!("loading {} failed: {error:#}", spec.model)).into_error())?;
-    start(pipeline, spec, info.config)
+    let loaded = start(pipeline, spec, info.config)?;
+    // What was needed to load only.
+    memory::give_back();
+    Ok(loaded)
 }
 
 /// What loads a model, and where its files are.
@@ -124,8 +148,8 @@ fn reranker(info: &WeightsInfo, folder: &Path, model: &str) -> Result<LibraryLoa
             .build(Some(kind))
             .map_err(|error| unsupported(error.to_string()))?;
     let paths = LocalModelPaths {
-        tokenizer_filename: info.tokenizer.clone(),
-        config_filename: folder.join("config.json"),
+        tokenizer_filename: folder.join(TOKENIZER),
+        config_filename: folder.join(CONFIG),
         template_filename: None,
         filenames: info.files.clone(),
         adapter_paths: AdapterPaths::None,
@@ -157,8 +181,8 @@ fn embedder(info: &WeightsInfo, folder: &Path, model: &str) -> Result<LibraryLoa
         {"Pooling": {"path": "1_Pooling", "config": folder.join("pooling.json")}},
     ]);
     let paths = EmbeddingModelPaths {
-        tokenizer_filename: info.tokenizer.clone(),
-        config_filename: folder.join("config.json"),
+        tokenizer_filename: folder.join(TOKENIZER),
+        config_filename: folder.join(CONFIG),
         modules: serde_json::from_value(modules).map_err(|error| unsupported(error.to_string()))?,
         filenames: info.files.clone(),
         adapter_paths: AdapterPaths::None,
@@ -207,6 +231,7 @@ fn start(
         // Without paged attention the cache of prefixes grows with every request and is never emptied on CPU.
         .with_no_prefix_cache(!paged);
     let engine = runtime.block_on(builder.build());
+    throughput_logger::wake(&engine);
     let requests = engine.get_sender(None).map_err(|error| failed(error.to_string()))?;
     let reserved_by = match spec.role {
         // No keys and values outlive the pass.
@@ -221,10 +246,28 @@ fn write_json(folder: &Path, file: &str, value: &serde_json::Value) -> Result<()
     std::fs::write(folder.join(file), value.to_string()).map_err(|error| no_folder(&error))
 }
 
+fn no_threads(error: &rayon::ThreadPoolBuildError) -> EngineError {
+    unsupported(format!("failed to start the threads that read a model: {error}"))
+}
+
 fn no_folder(error: &io::Error) -> EngineError {
     let folder = std::env::temp_dir();
     unsupported(format!(
         "failed to write a temporary folder in {}: {error}; mount a writable one there or set TMPDIR",
         folder.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_library_is_an_error_from_a_pool_of_threads_too() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let panic = || pool.install(|| -> Result<(), EngineError> { panic!("index out of bounds") });
+        let error = guarded("acme/reranker", panic).unwrap_err();
+        assert!(matches!(error, EngineError::Failed { .. }), "{error}");
+        assert!(error.to_string().contains("loading acme/reranker panicked: index out of bounds"), "{error}");
+    }
 }

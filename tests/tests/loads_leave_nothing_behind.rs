@@ -1,0 +1,18 @@
+//! The tiny pair loaded and unloaded by request at the real server, some thirty times: `make cycles` does it a thousand
+//! times.
+
+use rerank_tests::cycles;
+
+/// The tiny pair takes more in one load.
+const SLACK_BYTES: u64 = 3_000_000;
+/// Threads that wait for work come and go in the runtime's pool; each cycle starts more than this.
+const SLACK_THREADS: u64 = 3;
+
+#[tokio::test]
+async fn memory_threads_and_descriptors_are_the_same_after_30_loads_as_after_10() {
+    let samples = cycles::run(&[10, 30], |sample| println!("{sample:?}")).await.unwrap();
+    let [first, last] = samples.as_slice() else { panic!("two samples were asked for") };
+    assert!(last.memory.own <= first.memory.own + SLACK_BYTES, "{first:?} became {last:?}");
+    assert!(last.threads <= first.threads + SLACK_THREADS, "{first:?} became {last:?}");
+    assert!(last.descriptors <= first.descriptors, "{first:?} became {last:?}");
+}
