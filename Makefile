@@ -10,7 +10,7 @@ OHA_VERSION := 1.16.0
 OHA := target/tools/bin/oha
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny advisories bench load memory cycles timing golden models
+.PHONY: help build demo test lint deny advisories bench load memory cycles timing peers golden models
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ cycles: build ## Load and unload the tiny pair 1,000 times; nothing may grow (10
 
 timing: build ## Look whether the time of a refusal tells anything about the keys (dudect's method, seconds).
 	target/debug/rerank-timing
+
+peers: build ## Time other rerank servers from PyPI beside ours, on a random model (12 GB of packages below target, about 20 minutes).
+	target/debug/rerank-peers
 
 golden: build ## Make the reference scores and embeddings again (transformers and torch), then the generated pages.
 	tests/models/golden.sh

@@ -247,7 +247,7 @@ async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     Ok(Answer { status, headers, text })
 }
 
-async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<String>>) {
+pub(crate) async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<String>>) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -256,7 +256,7 @@ async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<String>>) {
     }
 }
 
-fn read(log: &Mutex<String>) -> String {
+pub(crate) fn read(log: &Mutex<String>) -> String {
     log.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 

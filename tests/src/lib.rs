@@ -3,12 +3,14 @@
 
 pub mod bm25;
 pub mod breakable;
+pub mod classifier;
 pub mod corpus;
 pub mod cycles;
 pub mod fault_proxy;
 pub mod http;
 pub mod models;
 pub mod otlp_collector;
+pub mod peers;
 pub mod process;
 pub mod python;
 pub mod qdrant_server;
