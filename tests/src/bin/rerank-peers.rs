@@ -134,11 +134,11 @@ async fn run() -> Result<()> {
         tokens.push(compare(&mut engines, workload, &client, &mut broken).await?);
     }
     for round in 0..ROUNDS {
-        for workload in 0..workloads.len() {
+        for (index, workload) in workloads.iter().enumerate() {
             for engine in &mut engines {
                 let begin = Instant::now();
-                engine.ask(&client, &workloads[workload]).await.with_context(|| engine.name)?;
-                engine.seconds[workload].push(begin.elapsed().as_secs_f64());
+                engine.ask(&client, workload).await.with_context(|| engine.name)?;
+                engine.seconds[index].push(begin.elapsed().as_secs_f64());
             }
         }
         eprintln!("round {} of {ROUNDS} done", round + 1);
@@ -272,6 +272,15 @@ impl Engine {
         }
     }
 
+    /// The first request of a workload, which is not timed; meanwhile its memory is watched.
+    async fn warm_up(&mut self, client: &reqwest::Client, workload: &Workload) -> Result<Scores> {
+        let watch = Watch::start(self.id()?);
+        let answer = self.ask(client, workload).await;
+        self.serving = self.serving.max(watch.stop()?.own);
+        self.seconds.push(Vec::new());
+        answer
+    }
+
     /// One request, answered whole.
     async fn ask(&self, client: &reqwest::Client, workload: &Workload) -> Result<Scores> {
         let answer = client.post(&self.url).json(&self.body(workload)).send().await.context("no answer")?;
@@ -321,39 +330,33 @@ async fn compare(
     client: &reqwest::Client,
     broken: &mut Vec<String>,
 ) -> Result<u64> {
-    let mut ours: Option<(Vec<f64>, u64)> = None;
-    for mut engine in std::mem::take(engines) {
-        let watch = Watch::start(engine.id()?);
-        let answer = engine.ask(client, workload).await;
-        engine.serving = engine.serving.max(watch.stop()?.own);
-        let Scores { scores, tokens } = match answer {
+    let mut peers = std::mem::take(engines).into_iter();
+    let mut ours = peers.next().context("ours does not run")?;
+    let Scores { scores: expected, tokens } = ours.warm_up(client, workload).await.context(ours.name)?;
+    let all = tokens.context("ours tells no tokens")?;
+    let (low, high) = range(&expected);
+    println!("{} {}: ours scores from {low:.3} to {high:.3}", workload.documents.len(), workload.name);
+    ours.differences.push(0.0);
+    engines.push(ours);
+    for mut peer in peers {
+        let Scores { scores, tokens } = match peer.warm_up(client, workload).await {
             Ok(answer) => answer,
             Err(error) => {
-                broken.push(format!("{}: {error:#}; its log:\n{}", engine.name, engine.log()));
+                broken.push(format!("{}: {error:#}; its log:\n{}", peer.name, peer.log()));
                 continue;
             }
         };
-        let (expected, all) = match &ours {
-            Some(ours) => ours,
-            None => {
-                let (low, high) = range(&scores);
-                println!("{} {}: scores of ours from {low:.3} to {high:.3}", workload.documents.len(), workload.name);
-                ours.insert((scores.clone(), tokens.context("ours tells its tokens")?))
-            }
-        };
-        let difference = scores.iter().zip(expected).map(|(score, ours)| (score - ours).abs()).fold(0.0, f64::max);
-        engine.differences.push(difference);
-        engine.seconds.push(Vec::new());
-        if difference > engine.allowed {
-            broken.push(format!("{}: a score differs by {difference:.2e}, so its time does not count", engine.name));
-        } else if tokens.is_some_and(|tokens| tokens != *all) {
-            broken
-                .push(format!("{}: it read {tokens:?} tokens and ours {all}, so its time does not count", engine.name));
+        let difference = scores.iter().zip(&expected).map(|(score, ours)| (score - ours).abs()).fold(0.0, f64::max);
+        peer.differences.push(difference);
+        if difference > peer.allowed {
+            broken.push(format!("{}: a score differs by {difference:.2e}, so its time does not count", peer.name));
+        } else if tokens.is_some_and(|tokens| tokens != all) {
+            broken.push(format!("{}: it read {tokens:?} tokens and ours {all}, so its time does not count", peer.name));
         } else {
-            engines.push(engine);
+            engines.push(peer);
         }
     }
-    Ok(ours.context("ours did not answer")?.1)
+    Ok(all)
 }
 
 fn print_table(engines: &[Engine], index: usize, workload: &Workload, tokens: u64) {
