@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::Client;
 
 /// Requests of the usual size that a standing queue may hold: as many clients may ask one after the other without a refusal.
-const STANDING_REQUESTS: f64 = 12.0;
+const STANDING_REQUESTS: f64 = 10.0;
 
 /// A queue stands once it has not been empty for as long as so many requests of the usual size take, and not less than
 /// [`SHORTEST_STANDING`]. Until then what is allowed shrinks evenly.
-const STANDING_AFTER_REQUESTS: f64 = 6.0;
+const STANDING_AFTER_REQUESTS: f64 = 4.0;
 const SHORTEST_STANDING: Duration = Duration::from_millis(200);
 
 /// Of the last so many seconds of work the speed is the mean, older ones fading out.
@@ -208,14 +208,14 @@ mod tests {
         }
         pressure.done(&client("a"), 10, SECOND, now);
         assert_eq!(forecast(&pressure, "a", 10, now, 600), Forecast::InTime, "it has only just begun");
-        let halfway = now + SECOND * 3;
+        let halfway = now + SECOND * 2;
         assert_eq!(forecast(&pressure, "a", 10, halfway, 600), Forecast::InTime, "half of what the deadline allows");
         assert!(matches!(forecast(&pressure, "a", 10, halfway, 18), Forecast::Overloaded { .. }));
         let later = now + SECOND * 8;
         assert!(matches!(forecast(&pressure, "a", 10, later, 600), Forecast::Overloaded { .. }), "{pressure:?}");
-        pressure.leave(&client("a"), 50);
-        assert_eq!(forecast(&pressure, "a", 10, later, 600), Forecast::InTime, "twelve requests may wait");
-        pressure.leave(&client("a"), 120);
+        pressure.leave(&client("a"), 70);
+        assert_eq!(forecast(&pressure, "a", 10, later, 600), Forecast::InTime, "ten requests may wait");
+        pressure.leave(&client("a"), 100);
         pressure.enter(&client("a"), 200);
         assert_eq!(forecast(&pressure, "a", 10, later, 600), Forecast::InTime, "it was empty in between");
     }

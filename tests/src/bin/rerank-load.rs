@@ -28,7 +28,7 @@ const SECONDS: u64 = 30;
 /// The same at four times what the server can do.
 const OVERLOAD_SECONDS: u64 = 60;
 /// Seconds before the overload is measured, in which allocators have come to what they need.
-const SETTLING_SECONDS: u64 = 10;
+const SETTLING_SECONDS: u64 = 20;
 const LOADS_PERCENT: [u32; 4] = [50, 80, 100, 400];
 
 /// Of what the server can do, at four times as much.
