@@ -32,6 +32,14 @@ pub struct FakeSource {
     alternatives: Mutex<Vec<(MemoryFix, u64)>>,
     broken_tokenizers: Mutex<BTreeSet<String>>,
     expectations: Mutex<Option<Expectations>>,
+    verification: Mutex<Verification>,
+}
+
+/// How often files were compared with their digests, and what that waits for.
+#[derive(Debug, Default)]
+struct Verification {
+    times: usize,
+    held: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 impl FakeSource {
@@ -43,7 +51,20 @@ impl FakeSource {
             alternatives: Mutex::default(),
             broken_tokenizers: Mutex::default(),
             expectations: Mutex::default(),
+            verification: Mutex::default(),
         })
+    }
+
+    /// The next comparison with digests takes until what is answered here is dropped.
+    pub fn hold_verification(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, held) = std::sync::mpsc::channel();
+        self.verification.lock().unwrap_or_else(PoisonError::into_inner).held = Some(held);
+        release
+    }
+
+    /// How often files were compared with their digests.
+    pub fn verifications(&self) -> usize {
+        self.verification.lock().unwrap_or_else(PoisonError::into_inner).times
     }
 
     /// What every model would take under each fix.
@@ -77,6 +98,13 @@ impl ModelSource for FakeSource {
     }
 
     fn verify(&self, _: &ModelKey, _: &ModelPlan) -> Result<(), SourceError> {
+        let held = {
+            let mut verification = self.verification.lock().unwrap_or_else(PoisonError::into_inner);
+            verification.times += 1;
+            verification.held.take()
+        };
+        // An error is the end that is waited for.
+        let _ = held.map(|held| held.recv());
         Ok(())
     }
 

@@ -100,8 +100,9 @@ async fn load(shared: &Arc<Shared>, key: &ModelKey) -> Result<(LoadedModel, Opti
         slot.predicted_bytes = plan.predicted_bytes;
         slot.revision.clone_from(&plan.revision);
     }
-    verify(shared, key, &plan).await?;
+    // Memory first: reading all files for a load that does not fit would cost a disk's time at every request.
     reserve_memory(shared, key, &plan).await?;
+    verify(shared, key, &plan).await?;
 
     // The tokenizer first: it is cheap, and a broken one must not cost a load.
     let source = Arc::clone(&shared.source);

@@ -34,7 +34,7 @@ pub(super) enum LoadStep {
     Downloading,
     /// Other models have to leave or to end their own load first.
     WaitingForMemory,
-    /// Memory is reserved, weights are being read.
+    /// Memory is reserved, weights are compared with their digests and read.
     Reading,
 }
 

@@ -117,6 +117,32 @@ async fn a_caller_that_does_not_wait_hears_at_once_that_memory_does_not_suffice(
     assert!(matches!(refused, PoolError::InsufficientMemory { .. }), "{refused}");
 }
 
+#[tokio::test]
+async fn a_caller_that_does_not_wait_is_not_held_up_by_the_comparison_with_digests() {
+    let bench = bench(NO_UNLOAD);
+    let key = reranker("a");
+    let release = bench.source.hold_verification();
+    for _ in 0..3 {
+        let asked = bench.pool.lease(&key, Waiting::StartOnly);
+        let refused =
+            tokio::time::timeout(Duration::from_secs(20), asked).await.expect("an answer at once").unwrap_err();
+        assert!(matches!(refused, PoolError::Loading { .. }), "{refused}");
+    }
+    drop(release);
+    bench.load(&key).await;
+    assert_eq!(bench.source.verifications(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_memory_does_not_suffice_no_file_is_read() {
+    let bench = bench(NO_UNLOAD);
+    bench.controls.set_model_bytes("a", 1_001);
+    for _ in 0..3 {
+        bench.pool.lease(&reranker("a"), Waiting::Wait).await.unwrap_err();
+    }
+    assert_eq!(bench.source.verifications(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_model_is_unloaded_after_its_timeout_and_its_memory_is_back() {
     let bench = bench(UNLOAD_AFTER_300);
