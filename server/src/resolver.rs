@@ -107,6 +107,10 @@ mod tests {
             "100.100.100.200",
             "192.0.0.192",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "168.63.129.16",
+            "64:ff9b::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
         ] {
             let outcome = resolved(&[&[address], &["10.0.0.7", address]], true).await;
             for outcome in outcome {

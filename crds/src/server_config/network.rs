@@ -19,12 +19,16 @@ const METADATA_HOSTS: [&str; 7] = [
     "instance-data.ec2.internal",
 ];
 
-/// Metadata services outside the link-local ranges: Alibaba, Oracle, and Amazon over IPv6.
-const METADATA_ADDRESSES: [IpAddr; 3] = [
+/// Metadata services outside the link-local ranges: Alibaba, Oracle, Azure, and Google over IPv6.
+const METADATA_ADDRESSES: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),
 ];
+
+/// Where Amazon offers its services over IPv6, metadata and pods' credentials among them: `fd00:ec2::/32`.
+const AMAZON_SERVICES: [u16; 2] = [0xfd00, 0x0ec2];
 
 /// What is allowed as the URL of a vector store.
 pub(super) const ALLOWED_URL: &str =
@@ -67,13 +71,13 @@ pub enum RefusedAddress {
     },
 }
 
-/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also mapped into IPv6), known metadata services and, unless
+/// Refuses link-local addresses (`169.254.0.0/16`, `fe80::/10`, also those of IPv4 inside IPv6: mapped, translated, 6to4), known metadata services and, unless
 /// `allow_loopback`, this machine's own (`127.0.0.0/8`, `::1`, and the unspecified address, which means the same). Ask it
 /// for every address that a name resolves to.
 pub fn check_address(address: IpAddr, allow_loopback: bool) -> Result<(), RefusedAddress> {
     let address = address.to_canonical();
     let embedded = match address {
-        IpAddr::V6(address) => address.to_ipv4(),
+        IpAddr::V6(address) => embedded_in(address),
         IpAddr::V4(_) => None,
     };
     let is_link_local = match (address, embedded) {
@@ -82,12 +86,30 @@ pub fn check_address(address: IpAddr, allow_loopback: bool) -> Result<(), Refuse
     };
     if is_link_local {
         Err(RefusedAddress::LinkLocal { address })
-    } else if METADATA_ADDRESSES.contains(&address) {
+    } else if is_metadata(address) || embedded.is_some_and(|address| is_metadata(address.into())) {
         Err(RefusedAddress::Metadata { host: address.to_string() })
     } else if !allow_loopback && is_this_machine(address, embedded) {
         Err(RefusedAddress::Loopback { host: address.to_string() })
     } else {
         Ok(())
+    }
+}
+
+fn is_metadata(address: IpAddr) -> bool {
+    let is_amazons = matches!(address, IpAddr::V6(address) if address.segments()[..2] == AMAZON_SERVICES);
+    is_amazons || METADATA_ADDRESSES.contains(&address)
+}
+
+/// The IPv4 address that an IPv6 one stands for: mapped (`::ffff:0:0/96`), compatible (`::/96`), translated (`64:ff9b::/96`,
+/// `::ffff:0:0:0/96`) or of 6to4 (`2002::/16`).
+fn embedded_in(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let words = address.segments();
+    let of = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match words {
+        [0x0064, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x2002, high, low, _, _, _, _, _] => Some(of(high, low)),
+        _ => address.to_ipv4(),
     }
 }
 
@@ -253,6 +275,14 @@ mod tests {
             "http://[::169.254.169.254]",
             "http://[fd00:ec2::254]",
             "http://100.100.100.200",
+            "http://[::100.100.100.200]",
+            "http://168.63.129.16",
+            "http://[fd00:ec2::23]",
+            "http://[fd20:ce::254]",
+            "http://[64:ff9b::a9fe:a9fe]",
+            "http://[64:ff9b::6464:64c8]",
+            "http://[2002:a9fe:a9fe::1]",
+            "http://[::ffff:0:a9fe:a9fe]",
             "http://metadata.google.internal",
             "http://Metadata.Google.Internal.:80",
             "http://instance-data",
