@@ -182,7 +182,8 @@ impl ModelSource for ConfiguredModels {
                 tracing::info!(model = key.model, bytes, seconds, "Compared a model's files with their digests");
                 Ok(())
             }
-            None if self.config.weights.require_pinned && plan.revision.is_none() => {
+            // The commit that was asked for is an answer too; any other folder's name proves nothing.
+            None if self.config.weights.require_pinned && (plan.revision.is_none() || self.revision(key).is_none()) => {
                 Err(WeightsError::NotPinned { directory: directory.clone() }.into())
             }
             None => Ok(()),
@@ -434,6 +435,29 @@ mod tests {
         assert_eq!(models.revision(&reranker(TINY, Quantization::Int8)), Some("v1"));
         assert_eq!(models.revision(&reranker("another", Quantization::Float16)), None);
         assert_eq!(models.revision(&model_key(ModelRole::Embedder, TINY_EMBEDDER, Quantization::Float16)), Some("v2"));
+    }
+
+    #[test]
+    fn where_pinning_is_asked_for_a_commit_counts_where_it_was_asked_for_and_nothing_else_without_digests() {
+        const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+        let weights = tempfile::tempdir().unwrap();
+        write_model(weights.path(), TINY, ModelRole::Reranker);
+        let key = reranker(TINY, Quantization::Float16);
+        let verified = |wanted: Option<&str>, found: Option<&str>| {
+            let mut config = config(weights.path());
+            let plan = models(config.clone(), DeviceKind::Cpu).describe(&key).unwrap();
+            let plan = ModelPlan { revision: found.map(str::to_owned), ..plan };
+            config.weights.require_pinned = true;
+            config.reranker.revision = wanted.map(str::to_owned);
+            models(config, DeviceKind::Cpu).verify(&key, &plan)
+        };
+        assert!(verified(Some(COMMIT), Some(COMMIT)).is_ok());
+        for (wanted, found) in [(None, Some(COMMIT)), (None, None), (Some(COMMIT), None)] {
+            let refused = verified(wanted, found).unwrap_err();
+            assert!(matches!(refused, SourceError::Weights(WeightsError::NotPinned { .. })), "{refused}");
+        }
+        let other = verified(Some(COMMIT), Some("another")).unwrap_err();
+        assert!(matches!(other, SourceError::Weights(WeightsError::OtherRevision { .. })), "{other}");
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum HubFault {
     Redirect(&'static str),
     /// The listing names pickles and no safetensors.
     PicklesOnly,
+    /// Whatever revision is asked for, the listing is that of [`COMMIT`].
+    OtherCommit,
 }
 
 #[derive(Debug, Default)]
@@ -185,6 +187,7 @@ async fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<Soc
     let path = request.path.split('?').next().unwrap_or_default();
     for (name, folder) in &repositories {
         if path == format!("/api/models/{name}/revision/main")
+            || fault == HubFault::OtherCommit && path.starts_with(&format!("/api/models/{name}/revision/"))
             || path == format!("/api/models/{name}/revision/{COMMIT}")
         {
             return respond(&mut stream, 200, "content-type: application/json\r\n", listing(folder, fault)?.as_bytes())

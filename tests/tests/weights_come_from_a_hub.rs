@@ -92,6 +92,17 @@ async fn a_file_that_comes_damaged_is_refused_with_both_digests_and_nothing_of_i
 }
 
 #[tokio::test]
+async fn a_hub_that_answers_another_commit_than_was_asked_for_is_not_believed() {
+    let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
+    hub.set(HubFault::OtherCommit);
+    let asked = "f".repeat(40);
+    let error = client(&hub).download(weights.path(), MODEL, &asked).await.unwrap_err().to_string();
+    assert!(error.contains(&asked) && error.contains(COMMIT), "{error}");
+    assert!(!snapshot(weights.path()).exists());
+    client(&hub).download(weights.path(), MODEL, COMMIT).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_hub_refuses_says_what_would_do() {
     let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
     let outcome = |model: &'static str| {

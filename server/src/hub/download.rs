@@ -28,6 +28,11 @@ impl Hub {
         fs::create_dir_all(&cache).await.map_err(|source| write_error(&cache, source))?;
         let _lock = lock(&cache.join(".download.lock")).await?;
         let listing = self.list(model, revision).await?;
+        let is_commit = revision.len() == 40 && revision.chars().all(|digit| digit.is_ascii_hexdigit());
+        if is_commit && !revision.eq_ignore_ascii_case(&listing.commit) {
+            let message = format!("asked for the commit {revision} of {model}, it answers {}", listing.commit);
+            return Err(HubError::Protocol { endpoint: self.endpoint().to_owned(), message });
+        }
         let snapshot = cache.join("snapshots").join(&listing.commit);
         if Manifest::read(&snapshot).is_ok_and(|manifest| manifest.is_some()) {
             // Another process was quicker.

@@ -37,10 +37,13 @@ pub fn resolve(weights_directory: &Path, model: &str, revision: Option<&str>) ->
     })
 }
 
-/// The commit of a folder that [`resolve`] found: that of its snapshot in a hub cache, else None.
+/// The commit of a folder that [`resolve`] found: that of its snapshot in a hub cache. None elsewhere, and where the
+/// snapshot is not named as commits are.
 pub fn revision_of(directory: &Path) -> Option<String> {
     let is_snapshot = directory.parent()?.file_name()? == "snapshots";
-    is_snapshot.then(|| directory.file_name()?.to_str().map(str::to_owned)).flatten()
+    let name = directory.file_name()?.to_str()?;
+    let is_commit = name.len() == 40 && name.chars().all(|digit| digit.is_ascii_hexdigit());
+    (is_snapshot && is_commit).then(|| name.to_owned())
 }
 
 /// A name that stays below the folder that it is joined to.
