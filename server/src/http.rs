@@ -4,18 +4,21 @@
 //! time and size, and at the end requests under way are finished. It knows no route.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -29,10 +32,14 @@ use tls::TlsIdentity;
 /// Headers of one request, at most; more are answered 431.
 pub const MAXIMUM_HEADERS: usize = 64;
 
+/// A client may take so many times longer to read an answer than to send the next request.
+const UNREAD_TIMES: u32 = 6;
+
 /// Bounds of a listener.
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
-    /// A head that is not complete after this time closes its connection; so does an idle connection. Default 10 s.
+    /// A head that is not complete after this time closes its connection; so does an idle connection,
+    /// of HTTP/2 too. Default 10 s.
     pub header_read_timeout: Duration,
     /// Bytes of request line and headers, at most; more are answered 431. Default 16 KiB, at least 8 KiB.
     pub header_bytes: usize,
@@ -136,7 +143,7 @@ pub async fn serve(
             router: router.clone(),
             watcher: graceful.watcher(),
             peer,
-            first_request_timeout: options.header_read_timeout,
+            idle_timeout: options.header_read_timeout,
             _open: OpenConnection::new(permit, metrics.clone()),
         };
         let acceptor = options.tls.as_ref().map(|identity| TlsAcceptor::from(identity.current()));
@@ -220,14 +227,14 @@ struct Connection {
     router: Router,
     watcher: hyper_util::server::graceful::Watcher,
     peer: SocketAddr,
-    first_request_timeout: Duration,
+    idle_timeout: Duration,
     _open: OpenConnection,
 }
 
 impl Connection {
     async fn run(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
         let Some(acceptor) = acceptor else { return self.serve(stream).await };
-        match tokio::time::timeout(self.first_request_timeout, acceptor.accept(stream)).await {
+        match tokio::time::timeout(self.idle_timeout, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => self.serve(stream).await,
             Ok(Err(error)) => tracing::debug!(%error, peer = %self.peer, "The TLS handshake failed"),
             Err(_) => tracing::debug!(peer = %self.peer, "Connection closed: the TLS handshake did not end in time"),
@@ -235,16 +242,20 @@ impl Connection {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Self { builder, router, watcher, peer, first_request_timeout, _open } = self;
-        let first_request = Arc::new(Notify::new());
-        let service = {
-            let first_request = Arc::clone(&first_request);
-            hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                first_request.notify_one();
-                request.extensions_mut().insert(PeerAddress(peer));
-                router.clone().oneshot(request)
-            })
-        };
+        let Self { builder, router, watcher, peer, idle_timeout, _open } = self;
+        let activity = watch::Sender::new(Activity::default());
+        let idle = idle(activity.subscribe(), idle_timeout);
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(PeerAddress(peer));
+            let answering = Busy::begin(&activity, |activity| &mut activity.answering);
+            let (answer, activity) = (router.clone().oneshot(request), activity.clone());
+            async move {
+                let response = answer.await;
+                let writing = Busy::begin(&activity, |activity| &mut activity.writing);
+                drop(answering);
+                response.map(|response| response.map(|body| Body::new(TrackedBody { body, _writing: writing })))
+            }
+        });
         let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::pin!(connection);
         tokio::select! {
@@ -254,19 +265,79 @@ impl Connection {
                     tracing::debug!(%error, %peer, "Connection ended early");
                 }
             }
-            // hyper's own deadline begins with the first byte that tells HTTP/1 from HTTP/2; a client that sends
-            // nothing, or half of the preface, would be waited for without end.
-            () = silence(first_request_timeout, &first_request) => {
-                tracing::debug!(%peer, "Connection closed: no request came in time");
-            }
+            // hyper's own deadline is one for the head of HTTP/1 and begins with the first byte that tells it from HTTP/2: a
+            // client that sends nothing, or half of the preface, or keeps HTTP/2 open, would be waited for without end.
+            () = idle => tracing::debug!(%peer, "Connection closed: no request came in time, or an answer was not read"),
         }
     }
 }
 
-/// Ends when no request came in time; never ends once one came.
-async fn silence(timeout: Duration, first_request: &Notify) {
-    if tokio::time::timeout(timeout, first_request.notified()).await.is_ok() {
-        std::future::pending::<()>().await;
+/// Requests of a connection that are being answered, and answers that its client has not taken yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Activity {
+    answering: usize,
+    writing: usize,
+}
+
+/// Counts in [`Activity`] until it is dropped.
+struct Busy {
+    activity: watch::Sender<Activity>,
+    count: fn(&mut Activity) -> &mut usize,
+}
+
+impl Busy {
+    fn begin(activity: &watch::Sender<Activity>, count: fn(&mut Activity) -> &mut usize) -> Self {
+        activity.send_modify(|activity| *count(activity) += 1);
+        Self { activity: activity.clone(), count }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let count = self.count;
+        self.activity.send_modify(|activity| *count(activity) -= 1);
+    }
+}
+
+/// Ends once nothing was asked for so long, or an answer was not taken for [`UNREAD_TIMES`] as long.
+async fn idle(mut activity: watch::Receiver<Activity>, timeout: Duration) {
+    loop {
+        let Activity { answering, writing } = *activity.borrow_and_update();
+        let patience = if writing == 0 { timeout } else { timeout.saturating_mul(UNREAD_TIMES) };
+        let changed = activity.changed();
+        let outcome = if answering > 0 { Ok(changed.await) } else { tokio::time::timeout(patience, changed).await };
+        match outcome {
+            Ok(Ok(())) => {}
+            // The connection is over, which its own end tells.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// An answer's body, which counts until its client has taken it.
+struct TrackedBody {
+    body: Body,
+    _writing: Busy,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

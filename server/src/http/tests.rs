@@ -164,6 +164,24 @@ async fn a_head_that_drips_closes_the_connection() {
     assert!(!read_to_end(&mut stream).await.contains("200 OK"));
 }
 
+/// One request over HTTP/2 without TLS: the preface, empty settings, and `GET /` on stream 1 for the authority `a`.
+const HTTP2_REQUEST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \x00\x00\x00\x04\x00\x00\x00\x00\x00\
+    \x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01a";
+
+#[tokio::test]
+async fn an_http2_connection_that_asks_nothing_more_is_closed() {
+    let server = TestServer::start(short_timeouts()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(HTTP2_REQUEST).await.unwrap();
+    let began = Instant::now();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("closed").unwrap();
+    assert!(answer.len() > 18, "settings and an answer came: {answer:?}");
+    assert!(began.elapsed() >= short_timeouts().header_read_timeout, "{:?}", began.elapsed());
+    server.end().await;
+}
+
 #[tokio::test]
 async fn a_connection_whose_first_request_came_in_time_lives_on_while_it_is_answered() {
     let server = TestServer::start(short_timeouts()).await;
