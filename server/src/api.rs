@@ -36,6 +36,7 @@ pub mod service;
 mod tests;
 
 pub use error::{ApiError, ErrorCode};
+use request::BodyBounds;
 use service::Service;
 
 /// Every route of the API port with its methods: what metrics name, and what a wrong path is told.
@@ -58,10 +59,8 @@ pub(crate) const ROUTES: [(&str, &[&str]); 13] = [
 /// Bounds and switches of the API, from the configuration.
 #[derive(Clone, Debug)]
 pub struct ApiSettings {
-    /// Bytes of one request body, at most.
-    pub body_bytes: usize,
-    /// How long a body may take to arrive; [`request::BODY_READ_TIMEOUT`] outside tests.
-    pub body_read_timeout: Duration,
+    /// What request bodies may take.
+    pub bodies: BodyBounds,
     /// Documents of one request, at most.
     pub documents: usize,
     /// The collections of each client that may not use all of them (`access.clients`), by the client's name.

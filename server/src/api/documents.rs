@@ -64,7 +64,7 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let bytes = read_body(&headers, body, &state.settings.bodies).await?;
     let DocumentsBody { collection, documents } = parse_json(&headers, &bytes)?;
     validate::documents("documents", documents.len(), state.settings.documents)?;
     let documents = documents.into_iter().enumerate().map(|(index, fields)| document(index, fields));

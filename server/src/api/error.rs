@@ -317,7 +317,7 @@ impl ApiError {
         Self::new(ErrorCode::EngineLost, message).retry_after(10)
     }
 
-    fn retry_after(mut self, seconds: u64) -> Self {
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         // Zero would have clients come back at once, all together.
         self.retry_after_seconds = Some(seconds.max(1));
         self

@@ -1,13 +1,16 @@
 //! Reading requests: bodies with a bound and a deadline, JSON whose errors name the field, query strings that refuse
 //! what they do not know. Pure but for reading the body.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{ApiError, ErrorCode};
 
@@ -25,31 +28,90 @@ pub trait Fields {
     const FIELDS: &'static [&'static str];
 }
 
-/// Reads a whole body: 413 above `limit` bytes, 408 after `timeout`.
-pub async fn read_body(
-    headers: &HeaderMap,
-    mut body: Body,
-    limit: usize,
-    timeout: Duration,
-) -> Result<Bytes, ApiError> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limit as u64) {
-        discard(body).await;
-        return Err(body_too_large(limit));
+/// Memory that bodies may take together, from their first byte until they are parsed. What is parsed counts in the queue.
+#[derive(Clone, Debug)]
+pub struct BodyRoom(Arc<Semaphore>);
+
+/// What a permit of [`BodyRoom`] stands for.
+const ROOM_UNIT_BYTES: usize = 1_024;
+
+impl BodyRoom {
+    /// Room for so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new((bytes / ROOM_UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
     }
-    let limited = Limited::new(&mut body, limit);
-    match tokio::time::timeout(timeout, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            discard(body).await;
-            Err(body_too_large(limit))
+
+    /// Takes room for so many bytes beside what is held.
+    fn take(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.0).try_acquire_many_owned(units) else {
+            let message = "the bodies of other requests fill the memory for them (api.limits.queueBytes)";
+            return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(1));
+        };
+        match held {
+            Some(held) => held.merge(permit),
+            None => *held = Some(permit),
         }
-        Ok(Err(_)) => Err(ApiError::new(ErrorCode::Malformed, "the body ended before it was complete")),
-        Err(_) => Err(ApiError::new(
-            ErrorCode::RequestTimeout,
-            format!("the body did not arrive within {} seconds", timeout.as_secs_f64()),
-        )),
+        Ok(())
     }
+}
+
+/// A whole body, which gives its room back when it is dropped.
+#[derive(Debug, Default)]
+pub struct WholeBody {
+    bytes: Vec<u8>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for WholeBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What a body may take.
+#[derive(Clone, Debug)]
+pub struct BodyBounds {
+    /// Bytes of one, at most.
+    pub bytes: usize,
+    /// How long one may take to arrive; [`BODY_READ_TIMEOUT`] outside tests.
+    pub read_timeout: Duration,
+    /// Of all together.
+    pub room: BodyRoom,
+}
+
+/// Reads a whole body: 413 above its bound, 408 after its time, 503 where others leave no room.
+pub async fn read_body(headers: &HeaderMap, mut body: Body, bounds: &BodyBounds) -> Result<WholeBody, ApiError> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let outcome = if announced.is_some_and(|bytes| bytes > bounds.bytes as u64) {
+        Err(body_too_large(bounds.bytes))
+    } else {
+        tokio::time::timeout(bounds.read_timeout, collect(&mut body, bounds)).await.unwrap_or_else(|_| {
+            let seconds = bounds.read_timeout.as_secs_f64();
+            let message = format!("the body did not arrive within {seconds} seconds");
+            Err(ApiError::new(ErrorCode::RequestTimeout, message))
+        })
+    };
+    if outcome.as_ref().is_err_and(|error| matches!(error.code, ErrorCode::TooLarge | ErrorCode::Overloaded)) {
+        discard(body).await;
+    }
+    outcome
+}
+
+async fn collect(body: &mut Body, bounds: &BodyBounds) -> Result<WholeBody, ApiError> {
+    let mut whole = WholeBody::default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::new(ErrorCode::Malformed, "the body ended before it was complete"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.bytes.len() + data.len() > bounds.bytes {
+            return Err(body_too_large(bounds.bytes));
+        }
+        bounds.room.take(&mut whole.room, data.len())?;
+        whole.bytes.extend_from_slice(&data);
+    }
+    Ok(whole)
 }
 
 fn body_too_large(limit: usize) -> ApiError {

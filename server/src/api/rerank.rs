@@ -3,7 +3,7 @@
 //! Here is the shape that Jina's, Cohere's (first version) and vLLM's clients speak, on `POST /v1/rerank` and `POST /rerank`.
 //! Fields of theirs that have no meaning here are ignored, as their servers do.
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -16,7 +16,7 @@ use super::ApiState;
 use super::dialect::Dialect;
 use super::error::{ApiError, ErrorCode};
 use super::exchange::{ActiveRequest, Arrival, RequestId};
-use super::request::{Fields, parse_json, read_body};
+use super::request::{Fields, WholeBody, parse_json, read_body};
 use super::search::instruction_choice;
 use crate::prompt::Reading;
 use crate::search::{RerankChoice, RerankRequest, RerankResponse, validate};
@@ -160,8 +160,8 @@ pub(super) enum EitherAnswer<'a> {
 }
 
 /// The body, within the service's bounds.
-pub(super) async fn read(state: &ApiState, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    read_body(headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await
+pub(super) async fn read(state: &ApiState, headers: &HeaderMap, body: Body) -> Result<WholeBody, ApiError> {
+    read_body(headers, body, &state.settings.bodies).await
 }
 
 /// What every family asks for: scores of documents, best first.

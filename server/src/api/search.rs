@@ -182,7 +182,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, ApiError> {
     Parameters::parse(query.as_deref(), &[])?;
-    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let bytes = read_body(&headers, body, &state.settings.bodies).await?;
     let SearchBody {
         q,
         query,
@@ -222,7 +222,7 @@ pub(super) async fn batch(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let bytes = read_body(&headers, body, state.settings.body_bytes, state.settings.body_read_timeout).await?;
+    let bytes = read_body(&headers, body, &state.settings.bodies).await?;
     let BatchBody {
         queries,
         k,

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::request::{BodyBounds, BodyRoom};
 use super::service::{IndexRequest, IndexResponse, Service};
 use super::{ApiSettings, ApiState};
 use crate::access::KeyRing;
@@ -229,8 +230,11 @@ impl TestApi {
         let state = ApiState {
             service: service.clone(),
             settings: Arc::new(ApiSettings {
-                body_bytes: 64 * 1024,
-                body_read_timeout: Duration::from_millis(200),
+                bodies: BodyBounds {
+                    bytes: 64 * 1024,
+                    read_timeout: Duration::from_millis(200),
+                    room: BodyRoom::of(128 * 1024),
+                },
                 documents: 100,
                 restricted_clients: [("shop".to_owned(), vec!["faq".to_owned()].into())].into(),
                 writable,

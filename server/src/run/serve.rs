@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, log_as_configured, progress_is_seen, read_config};
 use crate::access::KeyRing;
 use crate::api::control::{self, ControlState};
-use crate::api::request::BODY_READ_TIMEOUT;
+use crate::api::request::{BODY_READ_TIMEOUT, BodyBounds, BodyRoom};
 use crate::api::service::Service;
 use crate::api::{self, ApiSettings, ApiState};
 use crate::args::{ExitCode, ServeArguments};
@@ -254,9 +254,14 @@ impl Server {
 
 fn settings(config: &ServerConfig) -> ApiSettings {
     let limits = &config.api.limits;
+    let body_bytes = usize::try_from(limits.body_bytes).unwrap_or(0);
     ApiSettings {
-        body_bytes: usize::try_from(limits.body_bytes).unwrap_or(0),
-        body_read_timeout: BODY_READ_TIMEOUT,
+        bodies: BodyBounds {
+            bytes: body_bytes,
+            read_timeout: BODY_READ_TIMEOUT,
+            // One body always fits.
+            room: BodyRoom::of(usize::try_from(limits.queue_bytes).unwrap_or(0).max(2 * body_bytes)),
+        },
         documents: usize::try_from(limits.documents).unwrap_or(0),
         model_control: config.access.model_control != ModelControl::Off,
         model_control_is_open: config.access.model_control == ModelControl::Open,

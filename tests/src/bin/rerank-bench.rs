@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
+use rerank_server::api::request::{BODY_READ_TIMEOUT, BodyBounds, BodyRoom};
 use rerank_server::api::service::{IndexRequest, IndexResponse, Service};
 use rerank_server::api::{self, ApiSettings, ApiState};
 use rerank_server::http::{self, ListenerOptions};
@@ -115,8 +116,11 @@ async fn main() -> Result<()> {
     let state = ApiState {
         service: Arc::clone(&noting) as Arc<dyn Service>,
         settings: Arc::new(ApiSettings {
-            body_bytes: 2 * 1024 * 1024,
-            body_read_timeout: Duration::from_secs(30),
+            bodies: BodyBounds {
+                bytes: 2 * 1024 * 1024,
+                read_timeout: BODY_READ_TIMEOUT,
+                room: BodyRoom::of(128 * 1024 * 1024),
+            },
             documents: 1_000,
             restricted_clients: BTreeMap::new(),
             model_control: false,

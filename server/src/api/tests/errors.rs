@@ -200,6 +200,33 @@ async fn a_body_over_the_limit_is_refused_whether_it_says_so_or_not() {
     assert!(api.service.searches.lock().unwrap().is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn bodies_that_arrive_share_a_room_and_what_finds_none_left_is_told_to_come_back() {
+    let api = TestApi::new();
+    let unfinished = || {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+        let stream = futures::stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+        let request = Request::post("/v1/rerank").body(Body::from_stream(Box::pin(stream))).unwrap();
+        (sender, tokio::spawn(api.router.clone().oneshot(request)))
+    };
+    // The room is 128 KiB, one body at most 64 KiB.
+    let (first, first_answer) = unfinished();
+    let (second, second_answer) = unfinished();
+    for sender in [&first, &second] {
+        sender.send(Ok(vec![b' '; 60 * 1024])).await.unwrap();
+        // The channel holds one piece: when it takes another, the one before was read.
+        sender.send(Ok(vec![b' '; 1024])).await.unwrap();
+    }
+    let refused = api.post("/v1/rerank", vec![b' '; 20 * 1024]).await;
+    refused.assert_error(503, "overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    drop((first, second));
+    for answer in [first_answer, second_answer] {
+        answer.await.unwrap().unwrap();
+    }
+    api.post("/v1/rerank", vec![b' '; 20 * 1024]).await.assert_error(400, "malformed");
+}
+
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let api = TestApi::new();

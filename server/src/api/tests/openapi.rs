@@ -8,8 +8,7 @@ use crate::api::{ROUTES, golden, openapi};
 /// Settings with which every route exists.
 fn everything() -> ApiSettings {
     ApiSettings {
-        body_bytes: 1,
-        body_read_timeout: Duration::ZERO,
+        bodies: BodyBounds { bytes: 1, read_timeout: Duration::ZERO, room: BodyRoom::of(1_024) },
         documents: 1,
         restricted_clients: BTreeMap::new(),
         writable: true,

@@ -71,8 +71,11 @@ impl WholeApi {
             store: Some(Arc::clone(&store) as _),
         };
         let settings = ApiSettings {
-            body_bytes: 1024 * 1024,
-            body_read_timeout: Duration::from_secs(1),
+            bodies: BodyBounds {
+                bytes: 1024 * 1024,
+                read_timeout: Duration::from_secs(1),
+                room: BodyRoom::of(64 * 1024 * 1024),
+            },
             documents,
             restricted_clients: std::collections::BTreeMap::new(),
             writable: true,
