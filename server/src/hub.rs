@@ -30,6 +30,9 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 4;
 /// Pause before the first further attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest listing that is read: those of real models have some kilobytes.
+const MAXIMUM_LISTING_BYTES: usize = 16 * 1024 * 1024;
+
 /// Longest token file that is read.
 const MAXIMUM_TOKEN_BYTES: u64 = 64 * 1024;
 
@@ -187,7 +190,7 @@ impl Hub {
         let (mut attempt, mut pause) = (1, FIRST_PAUSE);
         loop {
             let outcome = match self.get(&url, model, revision, None).await {
-                Ok(response) => response.text().await.map_err(|source| self.unreachable(source)),
+                Ok(response) => self.read_listing(response).await,
                 Err(error) => Err(error),
             };
             match outcome {
@@ -200,6 +203,18 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn read_listing(&self, mut response: Response) -> Result<String, HubError> {
+        let protocol = |message: String| HubError::Protocol { endpoint: self.config.endpoint.clone(), message };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|source| self.unreachable(source))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MAXIMUM_LISTING_BYTES {
+                return Err(protocol(format!("its listing has more than {MAXIMUM_LISTING_BYTES} bytes")));
+            }
+        }
+        String::from_utf8(bytes).map_err(|_| protocol("its listing is no text".to_owned()))
     }
 
     /// Asks for a file or a listing. The token goes to the hub alone: the client drops it on a redirect to another host.

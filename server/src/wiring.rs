@@ -15,7 +15,7 @@ use crate::engine::{EngineError, EngineLoader, ModelRole};
 use crate::hub::HubError;
 use crate::metrics::Metrics;
 use crate::models::{ConfiguredModels, device_kind};
-use crate::pool::{ModelKey, ModelPool, ModelSource, ModelStatus, PoolOptions, SourceError};
+use crate::pool::{ModelKey, ModelPool, ModelSource, ModelStatus, PoolOptions, SourceError, Waiting};
 use crate::search::{
     BatchSearchRequest, EmbedRequest, EmbedResponse, ModelLoad, RequestContext, RerankChoice, RerankRequest,
     RerankResponse, SearchError, SearchRequest, SearchResponse, Searcher, SearcherOptions,
@@ -169,11 +169,19 @@ impl Parts {
 
     /// Downloads the embedding model where it is missing and a hub is configured.
     pub async fn fetch_embedder(&self) -> Result<(), SourceError> {
-        let Some(embedder) = self.searcher.served().embedder().cloned() else { return Ok(()) };
+        match self.missing_embedder().await {
+            Some(embedder) => self.models.fetch(&embedder).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The embedding model, where it is to be downloaded.
+    async fn missing_embedder(&self) -> Option<ModelKey> {
+        let embedder = self.searcher.served().embedder().cloned()?;
         let (models, key) = (Arc::clone(&self.models), embedder.clone());
         // A check that did not finish is one that found nothing: whatever is wrong is told by who reads the folder next.
         let is_missing = tokio::task::spawn_blocking(move || models.is_missing(&key)).await.unwrap_or(false);
-        if is_missing { self.models.fetch(&embedder).await } else { Ok(()) }
+        is_missing.then_some(embedder)
     }
 
     /// What a collection of the embedding model's vectors must be made for. None where no embedding model is configured.
@@ -184,10 +192,13 @@ impl Parts {
 
     /// As [`Self::collection_spec`], for a request: reads the model's folder off the async threads.
     async fn collection_spec_off_thread(&self) -> Result<CollectionSpec, SearchError> {
-        self.fetch_embedder().await.map_err(|error| SearchError::EmbedderUnavailable {
-            message: crate::chain::describe(&error),
-            retry_after_seconds: 1,
-        })?;
+        if let Some(embedder) = self.missing_embedder().await {
+            // Through the pool: it downloads once for all that ask, pauses after a failure and ends with the process.
+            self.pool.lease(&embedder, Waiting::Wait).await.map_err(|error| SearchError::EmbedderUnavailable {
+                message: crate::chain::describe(&error),
+                retry_after_seconds: error.retry_after_seconds(),
+            })?;
+        }
         let parts = self.clone();
         let spec = tokio::task::spawn_blocking(move || parts.collection_spec()).await.map_err(|error| {
             SearchError::Internal { message: format!("reading the embedding model's folder failed: {error}") }
