@@ -41,9 +41,11 @@ impl BodyRoom {
         Self(Arc::new(Semaphore::new((bytes / ROOM_UNIT_BYTES).min(Semaphore::MAX_PERMITS))))
     }
 
-    /// Takes room for so many bytes beside what is held.
-    fn take(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
-        let units = u32::try_from(bytes.div_ceil(ROOM_UNIT_BYTES)).unwrap_or(u32::MAX);
+    /// Takes what room is missing until so many bytes are held, in however many pieces they came.
+    fn grow(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let there = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(ROOM_UNIT_BYTES).saturating_sub(there);
+        let units = u32::try_from(missing).unwrap_or(u32::MAX);
         let Ok(permit) = Arc::clone(&self.0).try_acquire_many_owned(units) else {
             let message = "the bodies of other requests fill the memory for them (api.limits.queueBytes)";
             return Err(ApiError::new(ErrorCode::Overloaded, message).retry_after(1));
@@ -105,10 +107,11 @@ async fn collect(body: &mut Body, bounds: &BodyBounds) -> Result<WholeBody, ApiE
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::new(ErrorCode::Malformed, "the body ended before it was complete"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.bytes.len() + data.len() > bounds.bytes {
+        let length = whole.bytes.len() + data.len();
+        if length > bounds.bytes {
             return Err(body_too_large(bounds.bytes));
         }
-        bounds.room.take(&mut whole.room, data.len())?;
+        bounds.room.grow(&mut whole.room, length)?;
         whole.bytes.extend_from_slice(&data);
     }
     Ok(whole)

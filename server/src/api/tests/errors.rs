@@ -228,6 +228,14 @@ async fn bodies_that_arrive_share_a_room_and_what_finds_none_left_is_told_to_com
 }
 
 #[tokio::test]
+async fn a_body_in_many_small_pieces_takes_no_more_room_than_in_one() {
+    let api = TestApi::new();
+    // A thousand pieces, where the room is 128 KiB.
+    let pieces = futures::stream::iter((0..1_000).map(|_| Ok::<_, std::io::Error>(" ")));
+    api.post("/v1/rerank", Body::from_stream(pieces)).await.assert_error(400, "malformed");
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let api = TestApi::new();
     let endless = Body::from_stream(futures::stream::pending::<Result<String, std::io::Error>>());
