@@ -160,7 +160,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
         false
     }
 
-    /// The batch under way, and the longest one that was done.
+    /// The batch under way, and the longest one of late.
     fn pulse(&self) -> Pulse;
 
     /// Ends the engine's threads and frees its memory before it returns. No other call is under way.

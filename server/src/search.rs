@@ -17,6 +17,7 @@ use crate::prompt::Reading;
 use crate::store::{DocumentId, StoreError};
 
 mod admission;
+mod batches;
 mod breaker;
 mod caller;
 pub mod candidates;

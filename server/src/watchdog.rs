@@ -13,14 +13,18 @@ use crate::shutdown::Readiness;
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A batch may always take so long: a busy machine, a page of weights read from a slow disk.
+/// How long the longest allowed batch takes, at least: a busy machine, a page of weights read from a slow disk.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A batch may take so many times what the longest one took: the others on the device come and go.
+/// And at most: nobody waits longer for an answer, so meanwhile requests go elsewhere.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A batch may take so many times what the longest one of late took: the others on the device come and go.
 const TIMES_THE_LONGEST: u32 = 3;
 
-/// How long a batch may take where none has ended yet: a model without warm-up, or too slow for it.
-const PATIENCE_WITH_THE_UNKNOWN: Duration = Duration::from_secs(600);
+/// When a process with a batch under way is ended where none has ended yet: a model without warm-up, or too slow for it.
+/// Ending it too early would only begin the same batch anew.
+const END_OF_THE_UNKNOWN: Duration = Duration::from_secs(600);
 
 /// What to make of an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +33,18 @@ enum Verdict {
     Fine,
     /// Its batch takes longer than any may: no requests for now.
     Stalled { running: Duration, patience: Duration },
-    /// It has had twice the time: it will not end.
+    /// It has had more than twice the time: it will not end.
     Hung { running: Duration },
 }
 
 fn judge(pulse: Pulse, now: Instant) -> Verdict {
     let Some(since) = pulse.running_since else { return Verdict::Fine };
     let running = now.saturating_duration_since(since);
-    let patience = match pulse.longest_done {
-        Some(longest) => SHORTEST_PATIENCE.max(longest * TIMES_THE_LONGEST),
-        None => PATIENCE_WITH_THE_UNKNOWN,
+    let (patience, end) = match pulse.longest_of_late.map(|longest| longest * TIMES_THE_LONGEST) {
+        Some(allowed) => (allowed.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE), allowed.max(SHORTEST_PATIENCE) * 2),
+        None => (LONGEST_PATIENCE, END_OF_THE_UNKNOWN),
     };
-    if running > patience * 2 {
+    if running > end {
         Verdict::Hung { running }
     } else if running > patience {
         Verdict::Stalled { running, patience }
@@ -88,32 +92,35 @@ mod tests {
         let now = began + Duration::from_secs(running_seconds.unwrap_or(0));
         let pulse = Pulse {
             running_since: running_seconds.map(|_| began),
-            longest_done: longest_seconds.map(Duration::from_secs),
+            longest_of_late: longest_seconds.map(Duration::from_secs),
         };
         judge(pulse, now)
     }
 
     #[test]
-    fn a_batch_has_thirty_seconds_or_three_times_the_longest() {
+    fn a_batch_has_thirty_seconds_or_three_times_the_longest_up_to_a_minute() {
         assert_eq!(judged(None, Some(1)), Verdict::Fine, "idle");
         assert_eq!(judged(Some(30), Some(1)), Verdict::Fine);
         assert!(matches!(judged(Some(31), Some(1)), Verdict::Stalled { .. }));
-        assert_eq!(judged(Some(59), Some(20)), Verdict::Fine);
-        assert!(matches!(judged(Some(61), Some(20)), Verdict::Stalled { .. }));
+        assert_eq!(judged(Some(45), Some(15)), Verdict::Fine);
+        assert!(matches!(judged(Some(46), Some(15)), Verdict::Stalled { .. }));
+        for longest in [Some(20), Some(100), None] {
+            assert_eq!(judged(Some(60), longest), Verdict::Fine);
+            assert!(matches!(judged(Some(61), longest), Verdict::Stalled { .. }), "{longest:?}");
+        }
     }
 
     #[test]
-    fn a_hang_is_found_within_a_minute_and_twice_the_longest_that_is_allowed() {
+    fn the_process_ends_after_a_minute_or_six_times_the_longest() {
         assert!(matches!(judged(Some(60), Some(1)), Verdict::Stalled { .. }));
         assert!(matches!(judged(Some(61), Some(1)), Verdict::Hung { .. }));
-        assert!(matches!(judged(Some(120), Some(20)), Verdict::Stalled { .. }));
-        assert!(matches!(judged(Some(121), Some(20)), Verdict::Hung { .. }));
+        assert!(matches!(judged(Some(600), Some(100)), Verdict::Stalled { .. }), "slow, but batches end");
+        assert!(matches!(judged(Some(601), Some(100)), Verdict::Hung { .. }));
     }
 
     #[test]
-    fn where_no_batch_has_ended_yet_there_is_patience() {
-        assert_eq!(judged(Some(600), None), Verdict::Fine);
-        assert!(matches!(judged(Some(601), None), Verdict::Stalled { .. }));
-        assert!(matches!(judged(Some(1_201), None), Verdict::Hung { .. }));
+    fn where_no_batch_has_ended_yet_the_process_is_not_ended_for_ten_minutes() {
+        assert!(matches!(judged(Some(600), None), Verdict::Stalled { .. }));
+        assert!(matches!(judged(Some(601), None), Verdict::Hung { .. }));
     }
 }

@@ -10,9 +10,12 @@ use tokio::time::Instant;
 pub struct Pulse {
     /// When the batch under way began, also one that nobody waits for any more.
     pub running_since: Option<Instant>,
-    /// The longest batch that was done.
-    pub longest_done: Option<Duration>,
+    /// The longest batch of late: what one took fades by a tenth with each batch that is done after it.
+    pub longest_of_late: Option<Duration>,
 }
+
+/// What the longest batch still counts for after one more is done.
+const FADING: f64 = 0.9;
 
 /// Notes the batches of one engine, which does one at a time.
 #[derive(Debug, Default)]
@@ -51,7 +54,8 @@ impl Drop for Beat {
     fn drop(&mut self) {
         let mut pulse = self.heart.lock();
         pulse.running_since = None;
-        pulse.longest_done = pulse.longest_done.max(Some(self.began.elapsed()));
+        let faded = pulse.longest_of_late.map(|longest| longest.mul_f64(FADING));
+        pulse.longest_of_late = faded.max(Some(self.began.elapsed()));
     }
 }
 
@@ -59,16 +63,24 @@ impl Drop for Beat {
 mod tests {
     use super::*;
 
+    async fn batch(heart: &Arc<Heart>, seconds: u64) {
+        let (began, beat) = (Instant::now(), heart.beat());
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(heart.pulse().running_since, Some(began));
+        drop(beat);
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_batch_is_felt_while_it_runs_and_the_longest_is_remembered() {
+    async fn a_batch_is_felt_while_it_runs_and_the_longest_is_remembered_for_a_while() {
         let heart = Arc::new(Heart::default());
         assert_eq!(heart.pulse(), Pulse::default());
-        for seconds in [3, 1] {
-            let (began, beat) = (Instant::now(), heart.beat());
-            tokio::time::sleep(Duration::from_secs(seconds)).await;
-            assert_eq!(heart.pulse().running_since, Some(began));
-            drop(beat);
+        batch(&heart, 40).await;
+        assert_eq!(heart.pulse(), Pulse { running_since: None, longest_of_late: Some(Duration::from_secs(40)) });
+        batch(&heart, 1).await;
+        assert_eq!(heart.pulse().longest_of_late, Some(Duration::from_secs(36)));
+        for _ in 0..50 {
+            batch(&heart, 1).await;
         }
-        assert_eq!(heart.pulse(), Pulse { running_since: None, longest_done: Some(Duration::from_secs(3)) });
+        assert_eq!(heart.pulse().longest_of_late, Some(Duration::from_secs(1)));
     }
 }

@@ -1,6 +1,5 @@
 //! Text to vector. Waits for the embedder and its turn.
 
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use super::{RequestContext, SearchError, Searcher};
@@ -11,11 +10,11 @@ use crate::pool::{ModelInput, ModelLease, Waiting};
 use crate::prompt::PromptError;
 use crate::stages::{Part, during};
 use crate::traces::spans;
-use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::admission::Admitted;
+use super::batches::{Batches, Canary, caught};
 use super::deadlines::Deadlines;
 use super::demand::Demand;
 use super::searcher::bounded;
@@ -164,34 +163,35 @@ impl Searcher {
         })
     }
 
-    /// Vectors, and how long the engine took for them.
+    /// Vectors in order, and how long the engine took for them.
     async fn embed_tokens(
         &self,
         embedder: &ModelLease,
-        tokens: Vec<Vec<u32>>,
+        texts: Vec<Vec<u32>>,
         context: &RequestContext,
     ) -> Result<(Vec<Vec<f32>>, Duration), SearchError> {
-        let expected = tokens.len();
+        let expected = texts.len();
         let mut place = self.admission.lane(&embedder.key).arrive(&context.caller.client, expected);
         place.turn(expected).instrument(spans::queue()).await;
         let begun = Instant::now();
-        let outcome = AssertUnwindSafe(embedder.engine.embed(tokens, &context.cancel)).catch_unwind().await;
+        // One after the other, so that the vectors come in order; halves too.
+        let mut batches = Batches::new([(0..expected).collect()]);
+        let mut vectors = Vec::with_capacity(expected);
+        while let Some(batch) = batches.next() {
+            let tokens: Vec<Vec<u32>> = batch.inputs.iter().filter_map(|at| texts.get(*at).cloned()).collect();
+            let canary = Canary::embed(tokens.first().map_or(&[], Vec::as_slice));
+            match caught(embedder.engine.embed(tokens, &context.cancel)).await {
+                Ok(embedded) => vectors.extend(embedded),
+                Err(EngineError::Cancelled) => return Err(SearchError::Cancelled),
+                Err(error) if batches.halve_after(&error, &batch, canary, embedder, &self.pool).await => {}
+                Err(error) => {
+                    tracing::error!(model = embedder.key.model, error = chain::describe(&error), "Failed to embed");
+                    return Err(unavailable(&error.to_string()));
+                }
+            }
+        }
         let took = begun.elapsed();
         drop(place);
-        let vectors = match outcome {
-            Ok(Ok(vectors)) => vectors,
-            Ok(Err(EngineError::Cancelled)) => return Err(SearchError::Cancelled),
-            Ok(Err(error)) => {
-                tracing::error!(model = embedder.key.model, error = chain::describe(&error), "Failed to embed");
-                return Err(unavailable(&error.to_string()));
-            }
-            Err(panic) => {
-                // What it said can repeat text of the request.
-                tracing::debug!(panic = chain::describe_panic(panic.as_ref()), "What the engine said");
-                tracing::error!(model = embedder.key.model, "The embedder's engine panicked");
-                return Err(unavailable("the engine panicked"));
-            }
-        };
         if vectors.len() != expected {
             return Err(unavailable(&format!("{expected} texts were given, {} vectors came back", vectors.len())));
         }

@@ -1,17 +1,13 @@
-//! Scores the pairs of one request batch by batch, each batch in its turn (see `lane`). A batch for which memory does not
-//! suffice is halved once. Waits for turns and for the engine.
+//! Scores the pairs of one request batch by batch, each batch in its turn (see `lane`). Waits for turns and for the engine.
 
-use std::collections::VecDeque;
-use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use futures::FutureExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::admission::Admitted;
+use super::batches::{Batches, Canary, caught};
 use super::{RequestContext, Searcher, Timings};
-use crate::chain;
 use crate::engine::{EngineError, PairLogits, ScoreRequest};
 use crate::metrics::{Metrics, Stage};
 use crate::pool::ModelLease;
@@ -35,25 +31,15 @@ impl Searcher {
         let mut queue = Stopwatch::new(&self.metrics, Stage::Queue, &mut timings.queue);
         let mut score = Stopwatch::new(&self.metrics, Stage::Score, &mut timings.score);
         let mut place = self.admission.lane(&lease.key).arrive(&context.caller.client, lengths.len());
-        let mut batches: VecDeque<Batch> =
-            lease.engine.batches(&lengths).into_iter().map(|pairs| Batch { pairs, is_half: false }).collect();
-        while let Some(batch) = batches.pop_front() {
-            let Batch { pairs, is_half } = batch;
+        let mut batches = Batches::new(lease.engine.batches(&lengths));
+        while let Some(batch) = batches.next() {
+            let pairs = &batch.inputs;
             let prompts: Vec<Vec<u32>> = pairs.iter().filter_map(|at| prompts.get(*at).cloned()).collect();
             let tokens = prompts.iter().map(Vec::len).sum();
-            let canary = ScoreRequest {
-                prompts: prompts
-                    .first()
-                    .map(|prompt| prompt.iter().take(CANARY_TOKENS).copied().collect())
-                    .into_iter()
-                    .collect(),
-                shared_prefix_tokens: 0,
-                yes_token,
-                no_token,
-            };
+            let canary = Canary::score(prompts.first().map_or(&[], Vec::as_slice), yes_token, no_token);
             let request = ScoreRequest { prompts, shared_prefix_tokens, yes_token, no_token };
 
-            let span = spans::batch(pairs.len(), tokens, is_half);
+            let span = spans::batch(pairs.len(), tokens, batch.is_half);
             queue.start();
             let turn = during(Part::Stage(Stage::Queue), place.turn(pairs.len()));
             turn.instrument(span.in_scope(spans::queue)).instrument(span.clone()).await;
@@ -66,35 +52,18 @@ impl Searcher {
             let begun = Instant::now();
             let scoring = span.in_scope(|| spans::score(&lease.key.model));
             let work = during(Part::Stage(Stage::Score), lease.engine.score(request, &context.cancel));
-            let work = AssertUnwindSafe(work.instrument(scoring.clone())).catch_unwind();
-            let outcome = work.instrument(span.clone()).await;
+            let outcome = caught(work.instrument(scoring.clone())).instrument(span.clone()).await;
             score.stop();
-            if !matches!(outcome, Ok(Ok(_))) {
-                spans::failed(&scoring);
-            }
-
-            let outcome = outcome.unwrap_or_else(|panic| {
-                // What it said can repeat text of the request.
-                tracing::debug!(panic = chain::describe_panic(panic.as_ref()), "What the engine said");
-                Err(EngineError::Failed { message: "the engine panicked".to_owned() })
-            });
-            if let (Err(error @ EngineError::OutOfMemory { .. }), false, 2..) = (&outcome, is_half, pairs.len()) {
-                tracing::warn!(
-                    model = lease.key.model,
-                    pairs = pairs.len(),
-                    error = chain::describe(error),
-                    "The device ran out of memory in a batch, its halves are tried one after the other"
-                );
-                let (first, second) = pairs.split_at(pairs.len() / 2);
-                for half in [second, first] {
-                    batches.push_front(Batch { pairs: half.to_vec(), is_half: true });
+            let logits = match outcome {
+                Ok(logits) => logits,
+                Err(error) => {
+                    spans::failed(&scoring);
+                    if batches.halve_after(&error, &batch, canary, lease, &self.pool).await {
+                        continue;
+                    }
+                    return Err(in_request(error, pairs).into());
                 }
-                continue;
-            }
-            if let Err(EngineError::OutOfMemory { .. }) = &outcome {
-                self.ask_canary(lease, canary, context).await;
-            }
-            let logits = outcome.map_err(|error| in_request(error, &pairs))?;
+            };
             if logits.len() != pairs.len() {
                 let message = format!("{} pairs were given, {} came back", pairs.len(), logits.len());
                 return Err(EngineError::Failed { message }.into());
@@ -128,36 +97,6 @@ impl From<EngineError> for ScoreFailure {
     fn from(error: EngineError) -> Self {
         Self::Engine(error)
     }
-}
-
-/// Tokens of the prompt that tells whether a device still works.
-const CANARY_TOKENS: usize = 16;
-/// It is a moment's work.
-const CANARY_PATIENCE: Duration = Duration::from_secs(10);
-
-impl Searcher {
-    /// Memory ran out, also for a half: scores the beginning of one prompt, in the same turn. A device on which not even that
-    /// runs any more is lost.
-    async fn ask_canary(&self, lease: &ModelLease, canary: ScoreRequest, context: &RequestContext) {
-        let asked = AssertUnwindSafe(lease.engine.score(canary, &context.cancel)).catch_unwind();
-        let failure = match tokio::time::timeout(CANARY_PATIENCE, asked).await {
-            Ok(Ok(Ok(_) | Err(EngineError::Cancelled))) => return,
-            Ok(Ok(Err(error))) => chain::describe(&error),
-            Ok(Err(_panic)) => "the engine panicked".to_owned(),
-            Err(_) => format!("no answer within {} s", CANARY_PATIENCE.as_secs()),
-        };
-        self.pool.fatal().trip(&format!(
-            "after running out of memory {} does not score one short prompt any more: {failure}",
-            lease.key.model
-        ));
-    }
-}
-
-/// Pairs that run together, as positions in the request.
-struct Batch {
-    pairs: Vec<usize>,
-    /// What memory did not suffice for is halved once.
-    is_half: bool,
 }
 
 /// An error about an input of a batch, about the same input of the request.

@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(engine.pulse().running_since, Some(began));
         sleep(Duration::from_secs(5)).await;
         let pulse = engine.pulse();
-        assert_eq!((pulse.running_since, pulse.longest_done), (None, Some(Duration::from_secs(5))));
+        assert_eq!((pulse.running_since, pulse.longest_of_late), (None, Some(Duration::from_secs(5))));
     }
 
     #[tokio::test]

@@ -74,3 +74,32 @@ async fn vectors_are_shortened_and_have_length_one_again() {
     assert!((short.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-5);
     assert!((short[0] * whole[1] - short[1] * whole[0]).abs() < 1e-5, "in the same direction");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_for_which_memory_does_not_suffice_is_halved_once_and_the_vectors_stay_in_order() {
+    let bench = bench();
+    let words = ["bread", "rain", "stone", "river", "night"];
+    let expected = embed(&bench, texts(&words)).await.unwrap().vectors;
+    bench.controls.fail_embed(EngineFault::OutOfMemory);
+    assert_eq!(embed(&bench, texts(&words)).await.unwrap().vectors, expected);
+    assert_eq!(bench.controls.seen().texts, [5, 5, 2, 3], "the batch, then its halves");
+
+    for _ in 0..2 {
+        bench.controls.fail_embed(EngineFault::OutOfMemory);
+    }
+    let refused = embed(&bench, texts(&words)).await;
+    assert!(matches!(refused, Err(SearchError::EmbedderUnavailable { .. })), "{refused:?}");
+    assert_eq!(bench.controls.seen().texts[4..], [5, 2, 1], "a half fails, then one short text is embedded");
+    assert_eq!(bench.pool.fatal().reason(), None, "it was, so the process goes on");
+    bench.assert_serves().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_embedder_that_runs_no_short_text_after_running_out_of_memory_ends_the_process() {
+    let bench = bench();
+    for fault in [EngineFault::OutOfMemory, EngineFault::Failed] {
+        bench.controls.fail_embed(fault);
+    }
+    embed(&bench, texts(&["bread"])).await.unwrap_err();
+    assert!(bench.pool.fatal().reason().unwrap().contains("does not run one short prompt"));
+}

@@ -125,5 +125,33 @@ async fn after_running_out_of_memory_one_short_prompt_decides_whether_the_proces
         bench.controls.fail_score(fault);
     }
     bench.rerank(documents_of(2)).await.unwrap_err();
-    assert!(bench.pool.fatal().reason().unwrap().contains("does not score one short prompt"));
+    assert!(bench.pool.fatal().reason().unwrap().contains("does not run one short prompt"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_short_prompt_is_answered_for_though_the_client_has_left_meanwhile() {
+    let bench = bench();
+    bench.assert_serves().await;
+    for fault in [EngineFault::OutOfMemory, EngineFault::Hang] {
+        bench.controls.fail_score(fault);
+    }
+    let context = context();
+    let left = tokio::time::timeout(Duration::from_secs(5), bench.searcher.rerank(documents_of(1), &context)).await;
+    assert!(left.is_err(), "the canary hangs, and the client does not wait for it");
+    context.cancel.cancel();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(bench.pool.fatal().reason().unwrap().contains("no answer within 10 s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_batch_that_hangs_is_found_within_a_minute_too() {
+    let bench = bench();
+    let readiness = Readiness::default();
+    readiness.ready();
+    bench.controls.fail_embed(EngineFault::Hang);
+    let asked = bench.search(ask("q", 3));
+    let ((stalled, ended), answer) = tokio::join!(watched(&bench, &readiness, Duration::from_secs(90)), asked);
+    answer.unwrap_err();
+    assert!((60..=62).contains(&stalled.unwrap().as_secs()), "not ready after {stalled:?}");
+    assert_eq!(ended, None, "it may be a model too slow for its warm-up");
 }
