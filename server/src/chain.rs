@@ -4,18 +4,16 @@ use std::any::Any;
 use std::error::Error;
 use std::fmt::Write;
 
-/// The error's message and those of its sources, joined by colons. A source that says the same as its wrapper
-/// (`#[error(transparent)]`) appears once.
+/// The error's message and those of its sources, joined by colons, without those that say nothing new: many wrappers repeat
+/// what they wrap.
 pub fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
-    let mut last = text.clone();
     let mut source = error.source();
     while let Some(error) = source {
         let message = error.to_string();
-        if message != last {
+        if !text.contains(&message) {
             let _ = write!(text, ": {message}");
         }
-        last = message;
         source = error.source();
     }
     text

@@ -14,10 +14,13 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response, StatusCode};
 use rerank_crds::server_config::Hub as HubConfig;
-use rerank_crds::server_config::network::{check_address, check_hub_host};
+use rerank_crds::server_config::network::check_hub_host;
+
+use crate::resolver::check_all;
 
 mod download;
 mod listing;
+mod pace;
 mod transfer;
 
 pub use listing::{HubDigest, HubFile, Listing};
@@ -26,8 +29,10 @@ pub use listing::{HubDigest, HubFile, Listing};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A transfer in which no byte comes for so long has stalled.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often is asked again where the hub is busy or cannot be reached, and where a transfer has not brought a byte.
+/// How often is asked again where the hub is busy or cannot be reached, and where a transfer has brought next to nothing.
 const ATTEMPTS: u32 = 4;
+/// Longest file that is fetched where the hub tells no length: no weights, but any tokenizer.
+const MAXIMUM_UNTOLD_BYTES: u64 = 64 * 1024 * 1024;
 /// Pause before the first further attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest listing that is read: those of real models have some kilobytes.
@@ -118,6 +123,26 @@ pub enum HubError {
         /// As the hub says.
         expected: String,
     },
+    /// A file has no end that is known beforehand, and does not come to one.
+    #[error(
+        "{file} of {model:?} has more than {maximum_bytes} bytes, and the hub says neither in its listing nor in its answer how many"
+    )]
+    Endless {
+        /// Model id.
+        model: String,
+        /// The file.
+        file: String,
+        /// What is read of a file of unknown length.
+        maximum_bytes: u64,
+    },
+    /// Bytes come, but it would never end.
+    #[error("{file} of {model:?} comes from the hub at less than a kilobyte a second")]
+    Crawls {
+        /// Model id.
+        model: String,
+        /// The file.
+        file: String,
+    },
     /// The disk has no room for it.
     #[error(
         "{model:?} has {needed_bytes} bytes, {directory:?} has room for {free_bytes}; make room or name another weights.directory"
@@ -148,7 +173,7 @@ impl HubError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { source, .. } => !source.is_redirect(),
-            Self::Status { .. } => true,
+            Self::Status { .. } | Self::Crawls { .. } => true,
             _ => false,
         }
     }
@@ -289,9 +314,7 @@ impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            for address in &addresses {
-                check_address(address.ip(), true)?;
-            }
+            check_all(name.as_str(), &addresses, true)?;
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }

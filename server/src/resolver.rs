@@ -1,4 +1,4 @@
-//! Names of a Qdrant server or a collector of traces become addresses here, and each address is asked again whether the server
+//! Names of a Qdrant server, a collector of traces or a hub become addresses here, and each address is asked again whether the server
 //! may connect to it: a name can be made to lead anywhere, also after it was checked.
 
 use std::future::Future;
@@ -43,6 +43,17 @@ pub(crate) fn connector(allow_loopback: bool) -> HttpConnector<CheckedResolver<S
     connector
 }
 
+/// Refuses a name for one refused address: what an honest name resolves to is not mixed.
+pub(crate) fn check_all(name: &str, addresses: &[SocketAddr], allow_loopback: bool) -> io::Result<()> {
+    for address in addresses {
+        check_address(address.ip(), allow_loopback).map_err(|error| {
+            let message = format!("{name} may not be connected to: {error}");
+            io::Error::new(io::ErrorKind::PermissionDenied, message)
+        })?;
+    }
+    Ok(())
+}
+
 impl<Lookup: Resolve> Service<Name> for CheckedResolver<Lookup> {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = io::Error;
@@ -56,13 +67,7 @@ impl<Lookup: Resolve> Service<Name> for CheckedResolver<Lookup> {
         let Self { lookup, allow_loopback } = self.clone();
         Box::pin(async move {
             let addresses = lookup.resolve(name.as_str().to_owned()).await?;
-            // One refused address refuses the name: what an honest name resolves to is not mixed.
-            for address in &addresses {
-                if let Err(error) = check_address(address.ip(), allow_loopback) {
-                    let message = format!("{name} may not be connected to: {error}");
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
-                }
-            }
+            check_all(name.as_str(), &addresses, allow_loopback)?;
             Ok(addresses.into_iter())
         })
     }

@@ -102,7 +102,7 @@ impl Expectations {
         let read = |source| ExpectationsError::Read { file: WEIGHTS, source };
         let mut hash = Sha256::new();
         io::copy(&mut File::open(folder.join(WEIGHTS)).map_err(read)?, &mut hash).map_err(read)?;
-        let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex::encode(hash.finalize());
         if found.eq_ignore_ascii_case(expected) {
             return Ok(self);
         }

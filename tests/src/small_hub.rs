@@ -39,6 +39,8 @@ pub enum HubFault {
     Status(u16),
     /// Weights begin and never go on.
     Stall,
+    /// The listing tells no length and no digest, and neither does the answer; of this file there is no end.
+    Endless(&'static str),
     /// Everything is somewhere else.
     Redirect(&'static str),
     /// The listing names pickles and no safetensors.
@@ -209,7 +211,8 @@ async fn answer(mut stream: TcpStream, state: &Mutex<State>, storage: Option<Soc
             let middle = content.len() / 2;
             content[middle] ^= 1;
         }
-        return send(&mut stream, state, fault, is_large, &content, request.from).await;
+        let is_endless = matches!(fault, HubFault::Endless(name) if name == file);
+        return send(&mut stream, state, fault, is_large, is_endless, &content, request.from).await;
     }
     respond(&mut stream, 404, "", b"{\"error\": \"Repository not found\"}").await
 }
@@ -219,11 +222,20 @@ async fn send(
     state: &Mutex<State>,
     fault: HubFault,
     is_large: bool,
+    is_endless: bool,
     content: &[u8],
     from: Option<u64>,
 ) -> anyhow::Result<()> {
     let start = usize::try_from(from.unwrap_or(0))?;
     let rest = content.get(start..).unwrap_or_default();
+    if is_endless {
+        stream
+            .write_all(format!("HTTP/1.1 200 x\r\nx-repo-commit: {COMMIT}\r\nconnection: close\r\n\r\n").as_bytes())
+            .await?;
+        loop {
+            stream.write_all(&[b' '; 16 * 1024]).await?;
+        }
+    }
     let (status, range) = match from {
         Some(_) => {
             (206, format!("content-range: bytes {start}-{}/{}\r\n", content.len().saturating_sub(1), content.len()))
@@ -272,6 +284,7 @@ fn listing(folder: &Path, fault: HubFault) -> anyhow::Result<String> {
         let content = std::fs::read(&path)?;
         siblings.push(match name.ends_with(".safetensors") {
             true if fault == HubFault::PicklesOnly => serde_json::json!({"rfilename": "pytorch_model.bin", "size": 7}),
+            _ if matches!(fault, HubFault::Endless(_)) => serde_json::json!({"rfilename": name}),
             true => serde_json::json!({
                 "rfilename": name, "size": content.len(),
                 "lfs": {"sha256": sha256(&content), "size": content.len(), "pointerSize": 130}
@@ -284,11 +297,11 @@ fn listing(folder: &Path, fault: HubFault) -> anyhow::Result<String> {
 
 fn git_blob(content: &[u8]) -> String {
     let hash = Sha1::new().chain_update(format!("blob {}\0", content.len())).chain_update(content);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(content))
 }
 
 /// Flips one byte in the middle of a file.

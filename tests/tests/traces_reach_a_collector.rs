@@ -49,15 +49,13 @@ async fn end(server: ServerProcess) -> (Duration, String) {
     (signalled.elapsed(), log)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// `name < name of the parent`, or the parent's id where it is not among these, sorted.
 fn edges(spans: &[&Span]) -> Vec<String> {
     let names: BTreeMap<&[u8], &str> = spans.iter().map(|span| (span.span_id.as_slice(), span.name.as_str())).collect();
     let parent = |span: &Span| {
-        names.get(span.parent_span_id.as_slice()).map_or_else(|| hex(&span.parent_span_id), |name| (*name).to_owned())
+        names
+            .get(span.parent_span_id.as_slice())
+            .map_or_else(|| hex::encode(&span.parent_span_id), |name| (*name).to_owned())
     };
     let mut edges: Vec<String> = spans.iter().map(|span| format!("{} < {}", span.name, parent(span))).collect();
     edges.sort();
@@ -87,7 +85,7 @@ async fn a_search_and_a_rerank_arrive_in_the_traces_of_their_callers_without_any
     let (_, log) = end(server).await;
 
     let spans = collector.spans().unwrap();
-    let of_trace = |trace: &str| spans.iter().filter(|span| hex(&span.trace_id) == trace).collect::<Vec<_>>();
+    let of_trace = |trace: &str| spans.iter().filter(|span| hex::encode(&span.trace_id) == trace).collect::<Vec<_>>();
     let (search, rerank) = (of_trace(SEARCH_TRACE), of_trace(RERANK_TRACE));
     assert_eq!(search.len() + rerank.len(), spans.len(), "no other trace was begun");
     assert_eq!(
@@ -190,7 +188,7 @@ async fn spans_are_sent_while_the_server_runs_and_the_share_decides_of_which_req
         server.get("/v1/models").await.unwrap();
     }
     let spans = collector.wait_for_requests(20).await.unwrap();
-    let traces: std::collections::BTreeSet<String> = spans.iter().map(|span| hex(&span.trace_id)).collect();
+    let traces: std::collections::BTreeSet<String> = spans.iter().map(|span| hex::encode(&span.trace_id)).collect();
     assert_eq!((spans.len(), traces.len()), (20, 20), "each is a trace of its own");
     end(server).await;
 
@@ -244,7 +242,7 @@ async fn qdrant_is_told_the_trace_that_its_call_belongs_to() {
     let told = qdrant.last_trace();
     let spans = collector.wait_for_requests(1).await.unwrap();
     let store = spans.iter().find(|span| span.name == "store").unwrap();
-    let expected = format!("00-{SEARCH_TRACE}-{}-01", hex(&store.span_id));
+    let expected = format!("00-{SEARCH_TRACE}-{}-01", hex::encode(&store.span_id));
     assert_eq!(told, Some((expected, "vendor=1".to_owned())));
     end(server).await;
 }

@@ -92,6 +92,19 @@ async fn a_file_that_comes_damaged_is_refused_with_both_digests_and_nothing_of_i
 }
 
 #[tokio::test]
+async fn a_file_without_an_end_is_given_up_and_one_whose_length_only_the_answer_tells_is_taken() {
+    let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
+    hub.set(HubFault::Endless("tokenizer.json"));
+    let error = client(&hub).download(weights.path(), MODEL, "main").await.unwrap_err();
+    assert!(matches!(&error, HubError::Endless { file, .. } if file == "tokenizer.json"), "{error}");
+    assert!(!snapshot(weights.path()).exists());
+    let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
+    hub.set(HubFault::Endless("no such file"));
+    client(&hub).download(weights.path(), MODEL, "main").await.unwrap();
+    assert_whole(weights.path());
+}
+
+#[tokio::test]
 async fn a_hub_that_answers_another_commit_than_was_asked_for_is_not_believed() {
     let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
     hub.set(HubFault::OtherCommit);

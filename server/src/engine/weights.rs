@@ -16,6 +16,7 @@ mod location;
 mod manifest;
 
 pub use config::ModelConfig;
+pub(crate) use files::BESIDE_THE_WEIGHTS;
 pub use location::{resolve, revision_of};
 pub use manifest::{FileDigest, Manifest};
 

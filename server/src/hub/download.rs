@@ -41,7 +41,7 @@ impl Hub {
         }
         let folder = cache.join(".download").join(&listing.commit);
         fs::create_dir_all(&folder).await.map_err(|source| write_error(&folder, source))?;
-        check_space(model, &folder, &listing).await?;
+        check_space(model, &folder, left_to_fetch(&folder, &listing).await)?;
         let begun = Instant::now();
         tracing::info!(
             model,
@@ -84,13 +84,17 @@ async fn lock(path: &Path) -> Result<File, HubError> {
     }
 }
 
-/// Refuses before anything is fetched what would fill the disk.
-async fn check_space(model: &str, folder: &Path, listing: &Listing) -> Result<(), HubError> {
+async fn left_to_fetch(folder: &Path, listing: &Listing) -> u64 {
     let mut there = 0;
     for file in &listing.files {
         there += fs::metadata(folder.join(&file.name)).await.map_or(0, |metadata| metadata.len());
     }
-    let needed_bytes = listing.bytes().saturating_sub(there);
+    listing.bytes().saturating_sub(there)
+}
+
+/// Refuses what would fill the disk, before it is fetched. `place`: a folder, or a file in it.
+pub(super) fn check_space(model: &str, place: &Path, needed_bytes: u64) -> Result<(), HubError> {
+    let folder = if place.is_dir() { place } else { place.parent().unwrap_or(place) };
     // Where the system does not say, the write will.
     let Ok(space) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);

@@ -3,16 +3,7 @@
 use serde::Deserialize;
 
 use super::HubError;
-
-/// Files beside the weights, in the order in which they are fetched; those that a repository lacks are left out.
-const SMALL_FILES: [&str; 6] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-    "self-test.json",
-    "model.safetensors.index.json",
-];
+use crate::engine::weights::BESIDE_THE_WEIGHTS;
 
 /// One file to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +67,7 @@ impl Listing {
             return Err(protocol(format!("{sha:?} is no commit")));
         }
         let find = |name: &str| siblings.iter().find(|sibling| sibling.rfilename == name);
-        let mut files: Vec<&Sibling> = SMALL_FILES.iter().filter_map(|name| find(name)).collect();
+        let mut files: Vec<&Sibling> = BESIDE_THE_WEIGHTS.iter().filter_map(|name| find(name)).collect();
         let refuse = |reason: String| HubError::NoWeights { model: model.to_owned(), reason };
         for needed in ["config.json", "tokenizer.json"] {
             if find(needed).is_none() {

@@ -8,8 +8,11 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{self, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
-use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubDigest, HubError, HubFile, repo};
+use super::download::check_space;
+use super::pace::{LEAST_BYTES, Pace};
+use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubDigest, HubError, HubFile, MAXIMUM_UNTOLD_BYTES, repo};
 use crate::engine::weights::FileDigest;
 
 /// A file of a model at one commit.
@@ -17,6 +20,19 @@ pub(super) struct Wanted<'a> {
     pub(super) model: &'a str,
     pub(super) commit: &'a str,
     pub(super) file: &'a HubFile,
+}
+
+impl Wanted<'_> {
+    /// What to say of more bytes than there may be: where the listing tells the length, the file is damaged, as is seen
+    /// when it is compared.
+    fn too_long(&self, maximum_bytes: u64) -> Result<(), HubError> {
+        match self.file.bytes {
+            Some(_) => Ok(()),
+            None => {
+                Err(HubError::Endless { model: self.model.to_owned(), file: self.file.name.clone(), maximum_bytes })
+            }
+        }
+    }
 }
 
 impl Hub {
@@ -47,7 +63,7 @@ impl Hub {
             match self.fetch_on(wanted, target).await {
                 Ok(digest) => return Ok(digest),
                 Err(error) if error.may_pass() => {
-                    if length(target).await > before {
+                    if length(target).await >= before + LEAST_BYTES {
                         (failures, pause) = (0, FIRST_PAUSE);
                     }
                     failures += 1;
@@ -72,7 +88,7 @@ impl Hub {
     async fn fetch_on(&self, wanted: &Wanted<'_>, target: &Path) -> Result<FileDigest, HubError> {
         let (mut hash, mut bytes) = hash_of(target).await?;
         if wanted.file.bytes.is_some_and(|expected| bytes >= expected) {
-            return Ok(FileDigest { bytes, sha256: hexadecimal(hash) });
+            return Ok(FileDigest { bytes, sha256: hex::encode(hash.finalize()) });
         }
         let url = format!(
             "{}/{}/resolve/{}/{}",
@@ -95,10 +111,19 @@ impl Hub {
         if !goes_on {
             (hash, bytes) = (Sha256::new(), 0);
         }
+        let maximum_bytes = match (wanted.file.bytes, response.content_length()) {
+            (Some(told), _) => told,
+            (None, Some(rest)) => {
+                check_space(wanted.model, target, rest)?;
+                bytes + rest
+            }
+            (None, None) => MAXIMUM_UNTOLD_BYTES,
+        };
         let mut options = OpenOptions::new();
         options.create(true).write(true).append(goes_on).truncate(!goes_on);
         let mut file = options.open(target).await.map_err(|source| write_error(target, source))?;
         let mut stream = response.bytes_stream();
+        let mut pace = Pace::new(Instant::now());
         let outcome = loop {
             match stream.next().await {
                 None => break Ok(()),
@@ -107,14 +132,20 @@ impl Hub {
                     bytes += chunk.len() as u64;
                     hash.update(&chunk);
                     file.write_all(&chunk).await.map_err(|source| write_error(target, source))?;
-                    if wanted.file.bytes.is_some_and(|expected| bytes > expected) {
-                        break Ok(());
+                    if bytes > maximum_bytes {
+                        break wanted.too_long(maximum_bytes);
+                    }
+                    if !pace.came(chunk.len() as u64, Instant::now()) {
+                        break Err(HubError::Crawls { model: wanted.model.to_owned(), file: wanted.file.name.clone() });
                     }
                 }
             }
         };
         file.sync_all().await.map_err(|source| write_error(target, source))?;
-        outcome.map(|()| FileDigest { bytes, sha256: hexadecimal(hash) })
+        if let Err(HubError::Endless { .. }) = outcome {
+            fs::remove_file(target).await.map_err(|source| write_error(target, source))?;
+        }
+        outcome.map(|()| FileDigest { bytes, sha256: hex::encode(hash.finalize()) })
     }
 }
 
@@ -141,7 +172,7 @@ async fn damage(wanted: &Wanted<'_>, came: &FileDigest, path: &Path) -> Result<O
 /// Git's name of a file's content.
 fn git_blob(content: &[u8]) -> String {
     let hash = Sha1::new().chain_update(format!("blob {}\0", content.len())).chain_update(content);
-    hexadecimal(hash)
+    hex::encode(hash.finalize())
 }
 
 async fn length(path: &Path) -> u64 {
@@ -160,10 +191,6 @@ async fn hash_of(path: &Path) -> Result<(Sha256, u64), HubError> {
         hash.update(chunk);
         bytes += read as u64;
     }
-}
-
-fn hexadecimal(hash: impl Digest) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn write_error(path: &Path, source: std::io::Error) -> HubError {

@@ -11,6 +11,10 @@ use serde::Deserialize;
 use super::{ModelConfig, WeightsError, read_json};
 use crate::engine::ModelRole;
 
+/// Files beside the weights that are read, or say how the model is meant to be used.
+pub(crate) const BESIDE_THE_WEIGHTS: [&str; 6] =
+    ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "self-test.json", INDEX];
+
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 /// Longest header that is read; the format allows no longer one.

@@ -64,7 +64,9 @@ impl Manifest {
     /// # Errors
     /// The first file that is missing, changed or unknown.
     pub fn verify(&self, directory: &Path) -> Result<u64, WeightsError> {
-        for name in files::weight_files(directory)? {
+        let beside = files::BESIDE_THE_WEIGHTS.into_iter().map(str::to_owned);
+        let there = beside.filter(|name| directory.join(name).exists());
+        for name in there.chain(files::weight_files(directory)?) {
             if !self.files.contains_key(&name) {
                 let reason = format!("{FILE} does not know it");
                 return Err(WeightsError::Damaged { path: directory.join(name), reason });
@@ -109,7 +111,7 @@ fn digest(directory: &Path, name: &str) -> Result<FileDigest, WeightsError> {
         hash.update(chunk);
         bytes += read as u64;
     }
-    Ok(FileDigest { bytes, sha256: hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() })
+    Ok(FileDigest { bytes, sha256: hex::encode(hash.finalize()) })
 }
 
 #[cfg(test)]
@@ -150,8 +152,13 @@ mod tests {
         fs::remove_file(&weights).unwrap();
         assert!(refusal(folder.path()).contains("holds no model.safetensors"));
         fs::write(&weights, "weights").unwrap();
-        fs::write(folder.path().join("more.safetensors"), "x").unwrap();
-        assert!(refusal(folder.path()).contains("manifest.json does not know it"));
+        for added in ["more.safetensors", "self-test.json"] {
+            let path = folder.path().join(added);
+            fs::write(&path, "x").unwrap();
+            let error = refusal(folder.path());
+            assert!(error.contains("manifest.json does not know it") && error.contains(added), "{error}");
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]
@@ -159,7 +166,9 @@ mod tests {
         let (folder, manifest) = folder();
         let elsewhere = manifest.files.values().next().unwrap().clone();
         let files = BTreeMap::from([("../secret".to_owned(), elsewhere)]);
-        fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+        for file in manifest.files.keys() {
+            fs::remove_file(folder.path().join(file)).unwrap();
+        }
         Manifest { files, ..manifest }.write(folder.path()).unwrap();
         assert!(refusal(folder.path()).contains("no name of a file"));
         fs::write(folder.path().join(FILE), "{}").unwrap();

@@ -17,6 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Code, Request, Response, Status};
 
+use crate::chain;
 use crate::resolver;
 use crate::store::StoreError;
 use crate::traces::{propagation, spans};
@@ -89,11 +90,11 @@ impl Connection {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .user_agent(concat!("rerank-server/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| configuration(&chain(&error)))?;
+            .map_err(|error| configuration(&chain::describe(&error)))?;
         if encrypted {
             endpoint = endpoint
                 .tls_config(read_tls(&config.tls)?)
-                .map_err(|error| configuration(&format!("qdrant.tls: {}", chain(&error))))?;
+                .map_err(|error| configuration(&format!("qdrant.tls: {}", chain::describe(&error))))?;
         } else if config.tls != QdrantTls::default() {
             return Err(configuration("qdrant.tls needs a qdrant.url that starts with https://"));
         }
@@ -234,26 +235,16 @@ fn read_pem(setting: &str, path: &Path) -> Result<Certificate, StoreError> {
     }
 }
 
-/// An error with its causes, without the ones that say nothing new.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        cause = error.source();
-    }
-    message
-}
-
 /// What a status of the server or of the transport means.
 fn store_error(collection: &str, status: &Status) -> StoreError {
     let message = std::error::Error::source(status).map_or_else(
         || status.message().to_owned(),
         |cause| {
-            if status.message().is_empty() { chain(cause) } else { format!("{}: {}", status.message(), chain(cause)) }
+            if status.message().is_empty() {
+                chain::describe(cause)
+            } else {
+                format!("{}: {}", status.message(), chain::describe(cause))
+            }
         },
     );
     match status.code() {
