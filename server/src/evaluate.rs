@@ -8,6 +8,7 @@ use measures::{Interval, bootstrap, mean, ndcg, percentile, recall, reciprocal_r
 
 pub mod measures;
 mod page;
+mod plots;
 mod table;
 
 pub use page::page;
@@ -17,6 +18,7 @@ pub use table::table;
 pub const DEPTH: usize = 10;
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 10_000;
+const SEED: u64 = 1;
 /// A document of this grade or more is relevant for recall and reciprocal rank.
 const RELEVANT_FROM: u32 = 1;
 /// Differences of nDCG that count as none.
@@ -80,20 +82,29 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Quality {
     /// nDCG of the first ten places, gain 2^grade - 1.
-    pub ndcg_at_10: Pair,
+    pub ndcg_at_10: Measured,
     /// Reciprocal rank of the first relevant document among ten.
-    pub mrr_at_10: Pair,
+    pub mrr_at_10: Measured,
     /// Share of the relevant documents among the first ten places.
-    pub recall_at_10: Pair,
+    pub recall_at_10: Measured,
     /// Share of the relevant documents among the candidates: more the reranker cannot find.
     pub recall_of_candidates: f64,
-    /// Reranked less vector nDCG; 95 % bootstrap interval over queries.
-    pub ndcg_gain: Interval,
     /// Queries whose nDCG rose, stayed and fell.
     pub better_equal_worse: [usize; 3],
 }
 
-/// A measure of both orders.
+/// A measure of both orders, and what reranking adds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// In vector order.
+    pub vector: f64,
+    /// In reranked order.
+    pub reranked: f64,
+    /// Reranked less vector; 95 % bootstrap interval over queries.
+    pub gain: Interval,
+}
+
+/// A value for both orders.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Pair {
     /// In vector order.
@@ -102,15 +113,17 @@ pub struct Pair {
     pub reranked: f64,
 }
 
-/// How far the orders differ.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+/// How far the orders differ: means over queries, each with its 95 % bootstrap interval.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// Share of queries whose first result is another.
-    pub first_result: f64,
+    pub first_result: Interval,
     /// Share of the first ten results that vector order had among its first ten too.
-    pub kept_of_first_10: f64,
-    /// Places that the reranked results had moved up, mean.
-    pub places_up: f64,
+    pub kept_of_first_10: Interval,
+    /// Places that the reranked results had moved up.
+    pub places_up: Interval,
+    /// How many of the first ten results had the first, the second, ... place in vector order.
+    pub came_from: Vec<usize>,
 }
 
 /// Percentiles of both searches.
@@ -131,20 +144,31 @@ pub struct QueryReport {
     pub id: String,
     /// Its text.
     pub query: String,
-    /// nDCG of both orders; left out without judgements.
+    /// Against judgements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ndcg_at_10: Option<Pair>,
-    /// Share of its first ten results that vector order had there too.
+    /// As [`Change::kept_of_first_10`].
     pub kept_of_first_10: f64,
-    /// Why it was answered in vector order.
+    /// The place that each result of the reranked order had in vector order, from 1; null for one that was no candidate
+    /// when the vector order was asked for.
+    pub places_before: Vec<Option<usize>>,
+    /// Of whole searches.
+    pub milliseconds: Pair,
+    /// Why its second order is the vector order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
 }
 
 impl QueryReport {
-    /// Reranked less vector nDCG; 0 without judgements.
+    /// What reranking adds to its nDCG; 0 without judgements.
     pub fn gain(&self) -> f64 {
         self.ndcg_at_10.map_or(0.0, |pair| pair.reranked - pair.vector)
+    }
+
+    /// Places that its results came up, mean.
+    pub fn places_up(&self) -> f64 {
+        let places = self.places_before.iter().enumerate();
+        mean(places.filter_map(|(now, before)| Some(difference((*before)?, now + 1))))
     }
 }
 
@@ -152,16 +176,15 @@ impl Report {
     /// Sums up.
     pub fn of(setup: Setup, observations: &[Observation]) -> Self {
         let mut per_query: Vec<QueryReport> = observations.iter().map(query_report).collect();
-        let gains: Vec<f64> = per_query.iter().map(QueryReport::gain).collect();
         let judged = observations.iter().filter(|seen| seen.grades.is_some()).count();
-        let quality = (judged > 0).then(|| quality(observations, &gains));
+        let quality = (judged > 0).then(|| quality(observations));
         per_query.sort_by(|a, b| a.gain().total_cmp(&b.gain()).then(a.kept_of_first_10.total_cmp(&b.kept_of_first_10)));
         Self {
             setup,
             queries: observations.len(),
             fallbacks: observations.iter().filter(|seen| seen.fallback.is_some()).count(),
             quality,
-            change: change(observations),
+            change: change(observations, &per_query),
             latency: latency(observations),
             per_query,
         }
@@ -189,33 +212,43 @@ fn both(seen: &Observation, measure: impl Fn(&[u32], &[u32]) -> f64) -> Pair {
 }
 
 fn query_report(seen: &Observation) -> QueryReport {
+    let place = |id: &String| seen.candidates.iter().position(|candidate| candidate == id).map(|before| before + 1);
     QueryReport {
         id: seen.id.clone(),
         query: seen.query.clone(),
-        ndcg_at_10: seen.grades.is_some().then(|| both(seen, |ranked, judged| ndcg(ranked, judged, DEPTH))),
+        ndcg_at_10: seen.grades.is_some().then(|| both(seen, ndcg_at_10)),
         kept_of_first_10: kept(seen),
+        places_before: seen.reranked.iter().map(place).collect(),
+        milliseconds: Pair { vector: seen.vector_milliseconds, reranked: seen.reranked_milliseconds },
         fallback: seen.fallback.clone(),
     }
 }
 
-fn quality(observations: &[Observation], gains: &[f64]) -> Quality {
+fn ndcg_at_10(ranked: &[u32], judged: &[u32]) -> f64 {
+    ndcg(ranked, judged, DEPTH)
+}
+
+fn quality(observations: &[Observation]) -> Quality {
     let over = |measure: &dyn Fn(&[u32], &[u32]) -> f64| {
         let pairs: Vec<Pair> = observations.iter().map(|seen| both(seen, measure)).collect();
-        Pair {
+        let gains: Vec<f64> = pairs.iter().map(|pair| pair.reranked - pair.vector).collect();
+        let measured = Measured {
             vector: mean(pairs.iter().map(|pair| pair.vector)),
             reranked: mean(pairs.iter().map(|pair| pair.reranked)),
-        }
+            gain: bootstrap(&gains, RESAMPLES, SEED),
+        };
+        (measured, gains)
     };
+    let (ndcg, gains) = over(&ndcg_at_10);
     let count = |sign: fn(f64) -> bool| gains.iter().filter(|gain| sign(**gain)).count();
     Quality {
-        ndcg_at_10: over(&|ranked, judged| ndcg(ranked, judged, DEPTH)),
-        mrr_at_10: over(&|ranked, _| reciprocal_rank(ranked, DEPTH, RELEVANT_FROM)),
-        recall_at_10: over(&|ranked, judged| recall(ranked, judged, DEPTH, RELEVANT_FROM)),
+        ndcg_at_10: ndcg,
+        mrr_at_10: over(&|ranked, _| reciprocal_rank(ranked, DEPTH, RELEVANT_FROM)).0,
+        recall_at_10: over(&|ranked, judged| recall(ranked, judged, DEPTH, RELEVANT_FROM)).0,
         recall_of_candidates: mean(observations.iter().map(|seen| {
             let (ranked, judged) = grades(seen, &seen.candidates);
             recall(&ranked, &judged, ranked.len(), RELEVANT_FROM)
         })),
-        ndcg_gain: bootstrap(gains, RESAMPLES, 1),
         better_equal_worse: [
             count(|gain| gain > NOTHING),
             count(|gain| gain.abs() <= NOTHING),
@@ -232,22 +265,26 @@ fn kept(seen: &Observation) -> f64 {
     mean(before.iter().map(|id| if seen.reranked.contains(id) { 1.0 } else { 0.0 }))
 }
 
-fn change(observations: &[Observation]) -> Change {
-    let places_up = observations.iter().flat_map(|seen| {
-        seen.reranked.iter().enumerate().filter_map(|(now, id)| {
-            let before = seen.candidates.iter().position(|candidate| candidate == id)?;
-            #[expect(clippy::cast_precision_loss, reason = "places are at most a thousand")]
-            let places = before as f64 - now as f64;
-            Some(places)
-        })
-    });
-    Change {
-        first_result: mean(
-            observations.iter().map(|seen| if seen.candidates.first() == seen.reranked.first() { 0.0 } else { 1.0 }),
-        ),
-        kept_of_first_10: mean(observations.iter().map(kept)),
-        places_up: mean(places_up),
+fn change(observations: &[Observation], per_query: &[QueryReport]) -> Change {
+    let over = |values: Vec<f64>| bootstrap(&values, RESAMPLES, SEED);
+    let is_another = |seen: &Observation| seen.candidates.first() != seen.reranked.first();
+    let mut came_from = vec![0; observations.iter().map(|seen| seen.candidates.len()).max().unwrap_or(0)];
+    for place in per_query.iter().flat_map(|query| &query.places_before).flatten() {
+        if let Some(results) = came_from.get_mut(place - 1) {
+            *results += 1;
+        }
     }
+    Change {
+        first_result: over(observations.iter().map(|seen| if is_another(seen) { 1.0 } else { 0.0 }).collect()),
+        kept_of_first_10: over(per_query.iter().map(|query| query.kept_of_first_10).collect()),
+        places_up: over(per_query.iter().map(QueryReport::places_up).collect()),
+        came_from,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "places are at most a thousand")]
+fn difference(before: usize, now: usize) -> f64 {
+    before as f64 - now as f64
 }
 
 fn latency(observations: &[Observation]) -> Latency {
@@ -302,10 +339,14 @@ mod tests {
         assert!((quality.mrr_at_10.reranked - (1.0 + 1.0 + 0.5) / 3.0).abs() < 1e-9);
         assert!((quality.recall_at_10.vector - 0.5).abs() < 1e-9, "`far` is never found");
         assert!((quality.recall_of_candidates - 0.5).abs() < 1e-9);
-        assert!(quality.ndcg_gain.mean.abs() < 1e-9 && quality.ndcg_gain.low < 0.0 && quality.ndcg_gain.high > 0.0);
+        for gain in [quality.ndcg_at_10.gain, quality.mrr_at_10.gain] {
+            assert!(gain.mean.abs() < 1e-9 && gain.low < 0.0 && gain.high > 0.0, "{gain:?}");
+        }
         let ids: Vec<&str> = report.per_query.iter().map(|query| query.id.as_str()).collect();
         assert_eq!(ids, ["loss", "same", "gain"]);
-        assert!((report.change.first_result - 2.0 / 3.0).abs() < 1e-9);
+        assert!((report.change.first_result.mean - 2.0 / 3.0).abs() < 1e-9);
+        assert_eq!(report.per_query[2].places_before, [Some(2), Some(1), Some(3)]);
+        assert_eq!(report.change.came_from, [3, 3, 1]);
         assert!((report.latency.p95.reranked - 20.0).abs() < 1e-9);
     }
 
@@ -318,8 +359,11 @@ mod tests {
         other.fallback = Some("deadline".to_owned());
         let report = Report::of(setup(), &[other]);
         assert_eq!((report.quality, report.fallbacks), (None, 1));
-        assert!((report.change.kept_of_first_10).abs() < 1e-9);
-        assert!((report.change.places_up - 10.0).abs() < 1e-9, "{:?}", report.change);
+        let change = report.change;
+        assert!(change.kept_of_first_10.mean.abs() < 1e-9);
+        assert!((change.places_up.mean - 10.0).abs() < 1e-9, "{change:?}");
+        assert_eq!(change.came_from[..10], [0; 10], "none of the first ten stayed");
+        assert_eq!(change.came_from[10..], [1; 10]);
     }
 
     #[test]

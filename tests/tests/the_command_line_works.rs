@@ -191,7 +191,7 @@ async fn both_orders_are_measured_against_judgements() {
     assert_eq!((report["queries"].as_u64(), report["fallbacks"].as_u64()), (Some(12), Some(0)));
     assert_eq!(report["per_query"].as_array().unwrap().len(), 12);
     let page = fs::read_to_string(html).unwrap();
-    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<rect").count() == 12, "{page}");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.matches("<svg").count() == 3, "{page}");
 }
 
 #[tokio::test]
@@ -204,9 +204,14 @@ async fn logged_queries_are_compared_without_judgements_and_one_that_cannot_be_a
     run(&["index", "--config", &config, "--collection", "corpus", documents.to_str().unwrap()]).await;
     let log = folder.path().join("log.jsonl");
     fs::write(&log, "{\"q\": \"bread\", \"k\": 5}\n{\"query\": \" \"}\n{\"text\": \"brakes\"}\n").unwrap();
-    let finished = run(&["evaluate", "--config", &config, "--shadow", log.to_str().unwrap()]).await;
+    let html = folder.path().join("report.html");
+    let arguments =
+        ["evaluate", "--config", &config, "--shadow", log.to_str().unwrap(), "--html", html.to_str().unwrap()];
+    let finished = run(&arguments).await;
     assert!(finished.stdout.starts_with("2 queries on corpus"), "{finished:?}");
-    assert!(finished.stdout.contains("another first result for"), "{finished:?}");
+    assert!(finished.stdout.contains("queries with another first result"), "{finished:?}");
     assert!(!finished.stdout.contains("nDCG"), "{finished:?}");
     assert!(finished.stderr.contains("query 2 is left out: query is empty"), "{finished:?}");
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.matches("<svg").count() == 2 && !page.contains("nDCG"), "{page}");
 }

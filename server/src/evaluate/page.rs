@@ -2,16 +2,14 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{Pair, QueryReport, Report};
+use super::measures::Interval;
+use super::{Measured, Pair, Report, plots};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;text-align:left;border-bottom:1px solid #ddd}\
     td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}h2{margin-top:2rem}svg{max-width:100%;height:auto}\
-    .up{fill:#2a7}.down{fill:#c43}.axis{stroke:#999}small{color:#666}";
-
-/// Width and height of a plot.
-const WIDTH: f64 = 900.0;
-const HEIGHT: f64 = 220.0;
+    .up{fill:#2a7}.down{fill:#c43}.kept{fill:#888}.axis{stroke:#999}.vector{stroke:#888}.reranked{stroke:#27a}\
+    polyline{fill:none;stroke-width:2}svg text{font-size:12px;fill:#666}small{color:#666}";
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
@@ -37,8 +35,14 @@ pub fn page(report: &Report) -> String {
                 @if report.quality.is_some() {
                     h2 { "Gain of each query" }
                     p { small { "nDCG@10 of the reranked order less that of the vector order, greatest first" } }
-                    (gains(&report.per_query))
+                    (plots::gains(&report.per_query))
                 }
+                h2 { "Where the first ten results come from" }
+                p { small { "how many of them had which place in vector order; those beyond the tenth are green" } }
+                (plots::came_from(&report.change.came_from))
+                h2 { "Time of a search" }
+                p { small { "share of the searches that were answered within so many milliseconds: vector order grey, reranked blue" } }
+                (plots::latency(&report.per_query))
                 h2 { "Queries" }
                 (queries(report))
             }
@@ -48,31 +52,62 @@ pub fn page(report: &Report) -> String {
 }
 
 fn summary(report: &Report) -> Markup {
+    let change = &report.change;
     html! {
         table {
-            tr { th {} th.n { "vector" } th.n { "reranked" } th.n { "change" } }
+            tr { th {} th.n { "vector" } th.n { "reranked" } th.n { "change" } th.n { "95 % interval" } }
             @if let Some(quality) = &report.quality {
-                (row("nDCG@10", quality.ndcg_at_10))
-                (row("MRR@10", quality.mrr_at_10))
-                (row("recall@10", quality.recall_at_10))
-                tr { td { "recall of the candidates" } td.n { (format!("{:.3}", quality.recall_of_candidates)) } td {} td {} }
+                (measured("nDCG@10", quality.ndcg_at_10))
+                (measured("MRR@10", quality.mrr_at_10))
+                (measured("recall@10", quality.recall_at_10))
+                tr {
+                    td { "recall of the candidates" }
+                    td.n { (format!("{:.3}", quality.recall_of_candidates)) }
+                    td {} td {} td {}
+                }
             }
             (row("latency p50, ms", report.latency.p50))
             (row("latency p95, ms", report.latency.p95))
             (row("latency p99, ms", report.latency.p99))
         }
-        @if let Some(quality) = &report.quality {
-            p {
-                "nDCG@10 " (format!("{:+.3}", quality.ndcg_gain.mean)) ", 95 % interval "
-                (format!("{:+.3} to {:+.3}", quality.ndcg_gain.low, quality.ndcg_gain.high)) " by bootstrap over queries. "
-                (quality.better_equal_worse[0]) " queries better, " (quality.better_equal_worse[1]) " equal, "
-                (quality.better_equal_worse[2]) " worse."
+        table {
+            tr { th {} th.n { "mean" } th.n { "95 % interval" } }
+            (share("queries with another first result", change.first_result))
+            (share("kept of the first ten", change.kept_of_first_10))
+            tr {
+                td { "places that results came up" }
+                td.n { (format!("{:.1}", change.places_up.mean)) }
+                td.n { (format!("{:.1} to {:.1}", change.places_up.low, change.places_up.high)) }
             }
         }
         p {
-            "Another first result for " (format!("{:.0} %", 100.0 * report.change.first_result)) " of the queries; "
-            (format!("{:.0} %", 100.0 * report.change.kept_of_first_10)) " of the first ten kept; results came up "
-            (format!("{:.1}", report.change.places_up)) " places."
+            @if let Some(quality) = &report.quality {
+                (quality.better_equal_worse[0]) " queries better, " (quality.better_equal_worse[1]) " equal, "
+                (quality.better_equal_worse[2]) " worse by their nDCG@10. "
+            }
+            "Intervals: bootstrap over queries."
+        }
+    }
+}
+
+fn measured(name: &str, Measured { vector, reranked, gain }: Measured) -> Markup {
+    html! {
+        tr {
+            td { (name) }
+            td.n { (format!("{vector:.3}")) }
+            td.n { (format!("{reranked:.3}")) }
+            td.n { (format!("{:+.3}", gain.mean)) }
+            td.n { (format!("{:+.3} to {:+.3}", gain.low, gain.high)) }
+        }
+    }
+}
+
+fn share(name: &str, Interval { mean, low, high }: Interval) -> Markup {
+    html! {
+        tr {
+            td { (name) }
+            td.n { (format!("{:.0} %", 100.0 * mean)) }
+            td.n { (format!("{:.0} to {:.0} %", 100.0 * low, 100.0 * high)) }
         }
     }
 }
@@ -84,31 +119,7 @@ fn row(name: &str, Pair { vector, reranked }: Pair) -> Markup {
             td.n { (format!("{vector:.3}")) }
             td.n { (format!("{reranked:.3}")) }
             td.n { (format!("{:+.3}", reranked - vector)) }
-        }
-    }
-}
-
-/// A bar for each query, up for a gain and down for a loss; hovering tells which.
-fn gains(per_query: &[QueryReport]) -> Markup {
-    #[expect(clippy::cast_precision_loss, reason = "queries are far fewer than 2^52")]
-    let width = WIDTH / per_query.len().max(1) as f64;
-    let middle = HEIGHT / 2.0;
-    let bars = per_query.iter().rev().scan(0.0, |left, query| {
-        let at = *left;
-        *left += width;
-        Some((at, query))
-    });
-    html! {
-        svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" {
-            line.axis x1="0" x2=(WIDTH) y1=(middle) y2=(middle) {}
-            @for (left, query) in bars {
-                @let tall = query.gain().abs() * (middle - 5.0);
-                rect class=(if query.gain() < 0.0 { "down" } else { "up" })
-                    x=(format!("{left:.2}")) width=(format!("{:.2}", width * 0.9)) height=(format!("{tall:.2}"))
-                    y=(format!("{:.2}", if query.gain() < 0.0 { middle } else { middle - tall })) {
-                    title { (query.query) ": " (format!("{:+.3}", query.gain())) }
-                }
-            }
+            td {}
         }
     }
 }
@@ -121,6 +132,8 @@ fn queries(report: &Report) -> Markup {
                 th { "query" }
                 @if judged { th.n { "vector" } th.n { "reranked" } th.n { "change" } }
                 th.n { "kept of the first ten" }
+                th { "places before" }
+                th.n { "ms" }
                 th {}
             }
             @for query in &report.per_query {
@@ -132,11 +145,19 @@ fn queries(report: &Report) -> Markup {
                         td.n { (format!("{:+.3}", query.gain())) }
                     }
                     td.n { (format!("{:.0} %", 100.0 * query.kept_of_first_10)) }
+                    td { small { (places(&query.places_before)) } }
+                    td.n { (format!("{:.0} / {:.0}", query.milliseconds.vector, query.milliseconds.reranked)) }
                     td { (query.fallback.as_deref().unwrap_or_default()) }
                 }
             }
         }
     }
+}
+
+/// Where each result stood in vector order.
+fn places(before: &[Option<usize>]) -> String {
+    let place = |before: &Option<usize>| before.map_or_else(|| "-".to_owned(), |place| place.to_string());
+    before.iter().map(place).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -153,10 +174,21 @@ mod tests {
         ];
         let html = page(&Report::of(setup(), &observations));
         assert!(html.contains("query &lt;gain&gt;") && !html.contains("query <gain>"), "{html}");
-        assert_eq!(html.matches("<rect").count(), 2);
+        for plot in ["Gain of each query", "Where the first ten results come from", "Time of a search"] {
+            assert!(html.contains(plot), "{plot}");
+        }
+        assert_eq!(html.matches("<svg").count(), 3);
         assert!(html.contains("class=\"up\"") && html.contains("class=\"down\""));
         for foreign in ["http://", "https://", "src=", "href="] {
             assert!(!html.contains(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn without_judgements_the_page_shows_where_results_come_from_and_how_long_they_take() {
+        let html = page(&Report::of(setup(), &[seen("a", &["a", "b", "c"], &["c", "a"], false)]));
+        assert_eq!(html.matches("<svg").count(), 2);
+        assert!(html.contains("3 1") && html.contains("2 / 20"), "{html}");
+        assert!(!html.contains("nDCG") && !html.contains("MRR"), "{html}");
     }
 }
