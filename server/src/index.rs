@@ -1,4 +1,4 @@
-//! The use case: put the documents of a JSON Lines file into a collection. Knows no model library and no store in
+//! The use case: put the documents of a JSON Lines file into a collection (`request`: those of a request). Knows no model library and no store in
 //! particular; reads the file, writes through the store trait.
 //!
 //! The whole file is checked before the first document is embedded, so a bad line costs no work. Documents that are
@@ -19,7 +19,10 @@ use crate::search::{RequestContext, SearchError, Searcher};
 use crate::store::document::TextField;
 use crate::store::{CollectionSpec, Document, DocumentId, Store, StoreError};
 
+mod request;
 mod source;
+
+pub use request::{IndexTarget, index_documents};
 
 /// How often the log tells how far indexing is, for where no progress bar is seen.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

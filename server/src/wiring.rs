@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::EngineKind;
-use serde_json::{Map, Value};
 
-use crate::api::service::{IndexRequest, IndexResponse, NewDocument, Service};
+use crate::api::service::{IndexRequest, IndexResponse, Service};
 use crate::engine::weights::{self, WeightsError};
 use crate::engine::{EngineError, EngineLoader, ModelRole};
 use crate::hub::HubError;
+use crate::index::{IndexTarget, index_documents};
 use crate::metrics::Metrics;
 use crate::models::{ConfiguredModels, device_kind};
 use crate::pool::{ModelKey, ModelPool, ModelSource, ModelStatus, PoolOptions, SourceError, Waiting};
@@ -21,7 +21,7 @@ use crate::search::{
     RerankResponse, SearchError, SearchRequest, SearchResponse, Searcher, SearcherOptions,
 };
 use crate::store::guarded::GuardedStore;
-use crate::store::{CollectionSpec, Document, Store, StoreError, open_store};
+use crate::store::{CollectionSpec, Store, StoreError, open_store};
 
 /// How long the end may wait for models and the store to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -244,35 +244,10 @@ impl Service for Parts {
     async fn index(&self, request: IndexRequest, context: &RequestContext) -> Result<IndexResponse, SearchError> {
         let store = self.store.as_ref().ok_or(SearchError::NotConfigured)?;
         let collection = self.collection(request.collection.as_deref(), context)?;
+        let target = IndexTarget { store: store.as_ref(), collection, spec: self.collection_spec_off_thread() };
         let seconds = u64::try_from(self.config.timeouts.request_seconds).unwrap_or(1);
         let deadline = context.arrival + Duration::from_secs(seconds);
-        let work = async {
-            let (texts, rest): (Vec<_>, Vec<_>) =
-                request.documents.into_iter().map(|NewDocument { id, text, payload }| (text, (id, payload))).unzip();
-            // Checked before anything is embedded, so that a bad document costs no work.
-            let payloads: Vec<_> = rest
-                .into_iter()
-                .zip(&texts)
-                .map(|((id, payload), text)| {
-                    with_text(payload, &collection.text_field, text).map(|payload| (id, payload))
-                })
-                .collect::<Result<_, _>>()?;
-            let spec = self.collection_spec_off_thread().await?;
-            match store.check(&collection.name, &spec).await {
-                Ok(_) | Err(StoreError::CollectionMissing { .. }) => {}
-                Err(error) => return Err(SearchError::Store(error)),
-            }
-            let vectors = self.searcher.embed_documents(&texts, context).await?;
-            let documents: Vec<Document> = payloads
-                .into_iter()
-                .zip(vectors)
-                .map(|((id, payload), vector)| Document { id, vector, payload })
-                .collect();
-            let indexed = documents.len();
-            store.ensure_collection(&collection.name, &spec).await.map_err(SearchError::Store)?;
-            store.upsert(&collection.name, documents).await.map_err(SearchError::Store)?;
-            Ok(indexed)
-        };
+        let work = index_documents(&self.searcher, target, request.documents, context);
         let indexed = tokio::time::timeout_at(deadline, work).await.map_err(|_| SearchError::DeadlineExceeded)??;
         Ok(IndexResponse { collection: collection.name.clone(), indexed })
     }
@@ -299,66 +274,5 @@ impl Service for Parts {
             }
         }
         statuses
-    }
-}
-
-/// Puts a text at the collection's text field, making the objects on the way.
-fn with_text(mut payload: Map<String, Value>, path: &str, text: &str) -> Result<Map<String, Value>, SearchError> {
-    let refuse = |message: String, allowed: &str| SearchError::OutOfRange {
-        field: "documents",
-        message,
-        allowed: allowed.to_owned(),
-    };
-    let mut keys: Vec<&str> = path.split('.').collect();
-    let is_plain = |key: &&str| !key.is_empty() && !key.contains(['[', ']', '"']);
-    if !keys.iter().all(is_plain) {
-        return Err(refuse(
-            format!("documents of this collection cannot be sent through the API: its textField is {path:?}"),
-            "`rerank-server index` with documents that have the field",
-        ));
-    }
-    let last = keys.pop().unwrap_or(path);
-    let mut fields = &mut payload;
-    for key in keys {
-        let inner = fields.entry(key).or_insert_with(|| Value::Object(Map::new()));
-        fields = inner.as_object_mut().ok_or_else(|| {
-            refuse(
-                format!("payload field {key:?} is in the way of the text at {path:?}"),
-                "an object, or nothing there",
-            )
-        })?;
-    }
-    if fields.insert(last.to_owned(), Value::String(text.to_owned())).is_some() {
-        return Err(refuse(
-            format!("payload field {path:?} is where the text is kept"),
-            "the text in `text`, and nothing at its place in the payload",
-        ));
-    }
-    Ok(payload)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn put(payload: Value, path: &str) -> Result<Value, String> {
-        let payload = serde_json::from_value(payload).unwrap();
-        with_text(payload, path, "Mars").map(Value::Object).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_text_goes_to_the_collection_s_text_field() {
-        assert_eq!(put(json!({"lang": "en"}), "text"), Ok(json!({"lang": "en", "text": "Mars"})));
-        assert_eq!(put(json!({"body": {"n": 1}}), "body.text"), Ok(json!({"body": {"n": 1, "text": "Mars"}})));
-        assert_eq!(put(json!({}), "a.b.c"), Ok(json!({"a": {"b": {"c": "Mars"}}})));
-    }
-
-    #[test]
-    fn a_payload_in_the_way_of_the_text_is_refused() {
-        assert!(put(json!({"body": "x"}), "body").unwrap_err().contains("where the text is kept"));
-        assert!(put(json!({"body": 1}), "body.text").unwrap_err().contains("in the way"));
-        assert!(put(json!({}), "parts[].text").unwrap_err().contains("cannot be sent through the API"));
     }
 }
