@@ -153,12 +153,24 @@ fn a_hub_has_a_safe_url_and_what_must_be_pinned_has_a_commit() {
         ),
         (
             format!("reranker: {{model: a, revision: {commit}, allowedOverrides: [{{model: c}}]}}"),
-            "reranker.allowedOverrides[0].model",
-            "`c` has no revision of its own",
+            "reranker.allowedOverrides[0].revision",
+            "is missing; weights.requirePinned",
         ),
     ] {
         assert_refused(&pinned(&models), path, part);
     }
+    let overridden = |model: &str, revision: &str| {
+        format!(
+            "reranker: {{model: a, revision: {commit}, allowedOverrides: [{{model: {model}, revision: {revision}}}]}}"
+        )
+    };
+    assert_eq!(violations(&pinned(&overridden("c", commit))), [""; 0]);
+    assert_refused(
+        &overridden("a", commit),
+        "reranker.allowedOverrides[0].revision",
+        "its revision in reranker.revision",
+    );
+    assert_refused(&overridden("c", "''"), "reranker.allowedOverrides[0].revision", "");
 }
 
 #[test]

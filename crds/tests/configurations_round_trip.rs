@@ -130,8 +130,9 @@ fn custom() -> impl Strategy<Value = Vec<CustomReranker>> {
 
 fn overrides() -> impl Strategy<Value = Vec<AllowedOverride>> {
     let quantizations = prop::sample::subsequence(Quantization::ALL.to_vec(), 0..=4);
-    btree_map(model_id(), quantizations, 0..4).prop_map(|entries| {
-        entries.into_iter().map(|(model, quantizations)| AllowedOverride { model, quantizations }).collect()
+    btree_map(model_id(), (option::of(revision()), quantizations), 0..4).prop_map(|entries| {
+        let allowed = |(model, (revision, quantizations))| AllowedOverride { model, revision, quantizations };
+        entries.into_iter().map(allowed).collect()
     })
 }
 

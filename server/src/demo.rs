@@ -81,6 +81,7 @@ pub fn config(models: &Path, data: &Path, api_address: SocketAddr) -> ServerConf
             max_length: 1_024,
             allowed_overrides: vec![AllowedOverride {
                 model: RERANKER.to_owned(),
+                revision: None,
                 quantizations: vec![Quantization::Float32, Quantization::Int8],
             }],
             ..Reranker::default()

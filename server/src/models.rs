@@ -70,13 +70,17 @@ impl ConfiguredModels {
         self.revision(key).unwrap_or("main")
     }
 
-    /// A revision belongs to the deployed model, whatever its quantization; other models have none.
+    /// The configured revision of a model, whatever its quantization.
     fn revision(&self, key: &ModelKey) -> Option<&str> {
+        let reranker = &self.config.reranker;
         match key.role {
             ModelRole::Embedder => self.config.embedding.revision.as_deref(),
+            ModelRole::Reranker if self.deployed.as_ref().is_some_and(|deployed| deployed.model == key.model) => {
+                reranker.revision.as_deref()
+            }
             ModelRole::Reranker => {
-                let is_deployed = self.deployed.as_ref().is_some_and(|deployed| deployed.model == key.model);
-                self.config.reranker.revision.as_deref().filter(|_| is_deployed)
+                let allowed = reranker.allowed_overrides.iter().find(|allowed| allowed.model == key.model);
+                allowed.and_then(|allowed| allowed.revision.as_deref())
             }
         }
     }
@@ -373,7 +377,7 @@ mod tests {
         config.reranker.batch_size = Some(7);
         let quantizations = vec![Quantization::Float16, Quantization::Int8];
         config.reranker.allowed_overrides =
-            vec![AllowedOverride { model: "Qwen/Qwen3-Reranker-4B".to_owned(), quantizations }];
+            vec![AllowedOverride { model: "Qwen/Qwen3-Reranker-4B".to_owned(), revision: None, quantizations }];
         let models = models(config, DeviceKind::Cuda);
         let batch = |model, quantization| models.batch(&reranker(model, quantization), 32_768);
         let deployed = Batch { size: 7, token_budget: 8_192, max_length: 8_192 };
@@ -426,13 +430,20 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_belongs_to_the_deployed_model() {
+    fn a_revision_belongs_to_one_model() {
         let weights = tempfile::tempdir().unwrap();
         let mut config = config(weights.path());
         config.reranker.revision = Some("v1".to_owned());
         config.embedding.revision = Some("v2".to_owned());
+        let pinned = |model: &str, revision: &str| AllowedOverride {
+            model: model.to_owned(),
+            revision: Some(revision.to_owned()),
+            quantizations: Vec::new(),
+        };
+        config.reranker.allowed_overrides = vec![pinned("large", "v3")];
         let models = models(config, DeviceKind::Cpu);
         assert_eq!(models.revision(&reranker(TINY, Quantization::Int8)), Some("v1"));
+        assert_eq!(models.revision(&reranker("large", Quantization::Float16)), Some("v3"));
         assert_eq!(models.revision(&reranker("another", Quantization::Float16)), None);
         assert_eq!(models.revision(&model_key(ModelRole::Embedder, TINY_EMBEDDER, Quantization::Float16)), Some("v2"));
     }

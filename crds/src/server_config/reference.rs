@@ -66,7 +66,8 @@ fn complete() -> ServerConfig {
         }),
         ..ServerConfig::default()
     };
-    config.reranker.allowed_overrides = vec![AllowedOverride { model: String::new(), quantizations: Vec::new() }];
+    config.reranker.allowed_overrides =
+        vec![AllowedOverride { model: String::new(), revision: None, quantizations: Vec::new() }];
     config.reranker.custom = vec![CustomReranker {
         model: String::new(),
         embedding_models: Vec::new(),
@@ -146,6 +147,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     ("reranker.maxLength", "Tokens of one prompt, 128 to 32,768; documents are cut to fit"),
     ("reranker.allowedOverrides[].model", "A further reranker that a request may ask for"),
+    ("reranker.allowedOverrides[].revision", "Commit, tag or branch of that reranker"),
     ("reranker.allowedOverrides[].quantizations", "How its weights may be held; none: as `reranker.quantization`"),
     ("reranker.custom[].model", "A reranker that the catalogue does not know; it must answer with a token"),
     ("reranker.custom[].embeddingModels", "Embedding models that select it, before the catalogue's own mapping"),

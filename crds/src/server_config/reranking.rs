@@ -64,6 +64,9 @@ pub struct Instruction {
 pub struct AllowedOverride {
     /// Model id.
     pub model: String,
+    /// Commit, tag or branch of the model's repository; of the deployed model it stands in `reranker.revision`.
+    #[serde(default)]
+    pub revision: Option<String>,
     /// Allowed quantizations. Default: the deployed one alone.
     #[serde(default)]
     pub quantizations: Vec<Quantization>,

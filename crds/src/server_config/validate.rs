@@ -67,6 +67,7 @@ impl ServerConfig {
         }
         check_weights(weights, &mut checks);
         self.check_pinned(&mut checks);
+        self.check_overrides(&mut checks);
         self.check_access(access, &mut checks);
         self.check_aliases(&mut checks);
         check_api(api, &mut checks);
@@ -153,9 +154,20 @@ impl ServerConfig {
         let deployed = self.selection().map(|selection| selection.model);
         for (index, allowed) in self.reranker.allowed_overrides.iter().enumerate() {
             if self.reranker.enabled && Some(&allowed.model) != deployed.as_ref() {
-                checks.refuse(
-                    format!("reranker.allowedOverrides[{index}].model"),
-                    format!("`{}` has no revision of its own, which weights.requirePinned asks for", allowed.model),
+                check(&format!("reranker.allowedOverrides[{index}].revision"), allowed.revision.as_ref());
+            }
+        }
+    }
+
+    /// The deployed model has one revision, so an override of its quantization has none of its own.
+    fn check_overrides(&self, checks: &mut Checks) {
+        let Some(deployed) = self.selection() else { return };
+        for (index, allowed) in self.reranker.allowed_overrides.iter().enumerate() {
+            if allowed.revision.is_some() && allowed.model == deployed.model {
+                checks.refuse_unless_allowed(
+                    format!("reranker.allowedOverrides[{index}].revision"),
+                    format!("`{}` is the deployed reranker", allowed.model),
+                    "its revision in reranker.revision",
                 );
             }
         }
@@ -243,6 +255,9 @@ fn check_reranker(reranker: &Reranker, checks: &mut Checks) {
     for (index, allowed) in allowed_overrides.iter().enumerate() {
         let path = format!("reranker.allowedOverrides[{index}]");
         checks.result(format!("{path}.model"), check_model_id(&allowed.model));
+        if let Some(revision) = &allowed.revision {
+            checks.result(format!("{path}.revision"), check_revision(revision));
+        }
         if !models.insert(&allowed.model) {
             checks.refuse(format!("{path}.model"), format!("`{}` is named twice; name it once", allowed.model));
         }

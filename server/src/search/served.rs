@@ -186,8 +186,12 @@ mod tests {
         let mut config = ServerConfig::default();
         config.embedding.model = Some("Qwen/Qwen3-Embedding-4B".to_owned());
         config.reranker.allowed_overrides = vec![
-            AllowedOverride { model: "Qwen/Qwen3-Reranker-4B".to_owned(), quantizations: vec![Quantization::Int8] },
-            AllowedOverride { model: "Qwen/Qwen3-Reranker-0.6B".to_owned(), quantizations: Vec::new() },
+            AllowedOverride {
+                model: "Qwen/Qwen3-Reranker-4B".to_owned(),
+                revision: None,
+                quantizations: vec![Quantization::Int8],
+            },
+            AllowedOverride { model: "Qwen/Qwen3-Reranker-0.6B".to_owned(), revision: None, quantizations: Vec::new() },
         ];
         config.api.model_aliases.insert("rerank-v3.5".to_owned(), "Qwen/Qwen3-Reranker-0.6B".to_owned());
         let collection =

@@ -35,8 +35,11 @@ fn collection(name: &str) -> Collection {
 fn config() -> ServerConfig {
     let mut config = ServerConfig::default();
     config.embedding.model = Some(EMBEDDER.to_owned());
-    config.reranker.allowed_overrides =
-        vec![AllowedOverride { model: LARGE_RERANKER.to_owned(), quantizations: vec![Quantization::Int8] }];
+    config.reranker.allowed_overrides = vec![AllowedOverride {
+        model: LARGE_RERANKER.to_owned(),
+        revision: None,
+        quantizations: vec![Quantization::Int8],
+    }];
     config.vector_store = Some(VectorStore {
         embedded: Some(Embedded { path: "/unused".into(), collections: vec![collection("docs"), collection("faq")] }),
         ..VectorStore::default()
