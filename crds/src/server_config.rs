@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::EngineKind;
 
+mod footprint;
 pub mod network;
 mod parse;
 pub mod reference;
@@ -22,6 +23,7 @@ mod tracing;
 mod validate;
 mod violation;
 
+pub use footprint::{EMBEDDER_BATCH_SIZE, EMBEDDER_MAXIMUM_LENGTH, Footprint, UnknownShape};
 pub use parse::{ConfigError, FieldError};
 pub use reranking::{AllowedOverride, Candidates, Embedding, Instruction, Reranker, SelfTest};
 pub use service::{

@@ -59,6 +59,8 @@ pub enum Command {
     Search(SearchArguments),
     /// Measure both orders of many queries, against judgements or against each other.
     Evaluate(EvaluateArguments),
+    /// Download the deployed models that weights.directory lacks, from the configured hub.
+    Download(DownloadArguments),
     /// Check whether `serve` could answer: configuration, weights, memory, keys, store, collections.
     Preflight(PreflightArguments),
 }
@@ -194,7 +196,7 @@ pub struct EvaluateArguments {
     #[arg(long, value_name = "QUERIES.jsonl")]
     pub shadow: Option<PathBuf>,
     /// Put corpus.jsonl into the collection first; what is there already stays.
-    #[arg(long, requires = "corpus")]
+    #[arg(long, requires = "corpus", conflicts_with = "shadow")]
     pub index: bool,
     /// Collection of the configuration. Default: the first.
     #[arg(long, value_name = "NAME")]
@@ -205,6 +207,20 @@ pub struct EvaluateArguments {
     /// Also write the report as one HTML page with plots.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArguments,
+}
+
+/// `download`.
+#[derive(Debug, Args)]
+pub struct DownloadArguments {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Also write why it failed to this file, as Kubernetes reads it from a container that ended.
+    #[arg(long, value_name = "PATH")]
+    pub termination_log: Option<PathBuf>,
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,

@@ -59,7 +59,7 @@ pub fn queries(path: &Path) -> Result<Vec<(String, String)>, BeirError> {
 /// Judgements by query: a heading, then `query-id corpus-id score` separated by tabs.
 pub fn judgements(path: &Path) -> Result<HashMap<String, Grades>, BeirError> {
     let mut judgements: HashMap<String, Grades> = HashMap::new();
-    for (index, line) in read(path)?.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let bad =
             |message: &str| BeirError::Line { path: path.to_owned(), line: index + 1, message: message.to_owned() };
         let mut fields = line.split('\t');
@@ -68,6 +68,10 @@ pub fn judgements(path: &Path) -> Result<HashMap<String, Grades>, BeirError> {
         else {
             return Err(bad("three fields separated by tabs are needed"));
         };
+        // The first line is a heading, unless it judges something.
+        if index == 0 && grade.trim().parse::<u8>().is_err() {
+            continue;
+        }
         let grade: u8 = grade.trim().parse().map_err(|_| bad("the grade is not a number from 0 to 255"))?;
         judgements.entry(query.to_owned()).or_default().insert(document.to_owned(), grade);
     }
@@ -99,8 +103,12 @@ mod tests {
     fn what_cannot_be_read_is_told_with_file_and_line() {
         assert!(queries(Path::new("/nonexistent/queries.jsonl")).unwrap_err().to_string().contains("queries.jsonl"));
         assert!(queries(file("{}").path()).unwrap_err().to_string().contains("line 1"));
-        assert!(judgements(file("h\nq\td\n").path()).unwrap_err().to_string().contains("line 2"));
-        assert!(judgements(file("h\nq\td\thigh\n").path()).unwrap_err().to_string().contains("the grade"));
-        assert!(judgements(file("h\nq\td\t300\n").path()).unwrap_err().to_string().contains("0 to 255"));
+        let whole = judgements(file("q\ta\t1\nq\tb\t0\n").path()).unwrap();
+        assert_eq!(whole["q"].len(), 2, "a file without a heading loses no line");
+        assert!(
+            judgements(file("query-id\tcorpus-id\tscore\nq\td\n").path()).unwrap_err().to_string().contains("line 2")
+        );
+        assert!(judgements(file("a\tb\tscore\nq\td\thigh\n").path()).unwrap_err().to_string().contains("the grade"));
+        assert!(judgements(file("a\tb\tscore\nq\td\t300\n").path()).unwrap_err().to_string().contains("0 to 255"));
     }
 }

@@ -12,6 +12,7 @@ use rerank_crds::catalog::{
     self, DeviceKind, EngineKind, ModelShape, OutputHead, Prompt, Quantization, RERANKERS, Scoring, Workload,
     estimate_memory,
 };
+use rerank_crds::server_config::{EMBEDDER_BATCH_SIZE, EMBEDDER_MAXIMUM_LENGTH};
 
 use crate::engine::weights::{self, Manifest, WeightsError};
 use crate::engine::{DeviceMemory, LoadSpec, ModelRole};
@@ -20,11 +21,6 @@ use crate::pool::{MemoryFix, ModelInput, ModelKey, ModelPlan, ModelSource, Sourc
 use crate::prompt::{EmbedPrompt, RerankPrompt, TextEncoder};
 use crate::search::ServedModels;
 use crate::self_test::{Expectations, ExpectationsError};
-
-/// Texts in a batch of the embedder.
-const EMBEDDER_BATCH_SIZE: i32 = 32;
-/// Tokens of one text of the embedder, at most; longer documents are cut.
-const EMBEDDER_MAXIMUM_LENGTH: i32 = 8_192;
 
 /// What the device of the loader is, for batch sizes and memory.
 pub fn device_kind(memory: &DeviceMemory) -> DeviceKind {
@@ -100,7 +96,8 @@ impl ConfiguredModels {
                 let size = explicit
                     .unwrap_or_else(|| catalog::batch_size(&key.model, key.quantization, &reranker.custom))
                     .max(1);
-                let max_length = within(reranker.max_length, maximum_positions);
+                // The engine runs one token more behind each prompt.
+                let max_length = within(reranker.max_length, maximum_positions.saturating_sub(1));
                 let token_budget = catalog::token_budget(reranker.token_budget, size, max_length, self.device);
                 // One prompt of full length must fit into a batch.
                 Batch { size, token_budget: token_budget.max(max_length), max_length }
@@ -359,8 +356,9 @@ mod tests {
         for key in models.keys() {
             let plan = models.describe(&key).unwrap();
             assert_eq!(plan.spec.directory, weights.path().join(&key.model));
-            assert_eq!(plan.spec.max_length, 4_096, "the model has no more positions");
-            assert_eq!(plan.spec.token_budget, 4_096, "on a CPU one prompt of full length");
+            let positions = if key.role == ModelRole::Reranker { 4_095 } else { 4_096 };
+            assert_eq!(plan.spec.max_length, positions, "the model has no more, and one token is run behind a prompt");
+            assert_eq!(plan.spec.token_budget, positions, "on a CPU one prompt of full length");
             assert!(plan.predicted_bytes > 64_000_000, "the fixed overhead alone is 64 MB");
             match (models.input(&key, &plan).unwrap(), key.role) {
                 (ModelInput::Rerank(prompt), ModelRole::Reranker) => assert_ne!(prompt.yes_token, prompt.no_token),

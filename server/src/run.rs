@@ -14,6 +14,7 @@ use crate::telemetry::{self, LogOptions};
 use crate::traces::Traces;
 
 mod demo;
+mod download;
 mod evaluate;
 mod index;
 mod preflight;
@@ -65,6 +66,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Index(arguments) => index::run(arguments).await,
         Command::Search(arguments) => search::run(arguments).await,
         Command::Evaluate(arguments) => evaluate::run(arguments).await,
+        Command::Download(arguments) => download::run(arguments).await,
         Command::Preflight(arguments) => preflight::run(arguments).await,
     }
 }

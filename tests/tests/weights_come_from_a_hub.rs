@@ -262,6 +262,27 @@ async fn preflight_says_what_would_be_downloaded_and_what_a_hub_lacks() {
 }
 
 #[tokio::test]
+async fn the_command_downloads_what_is_missing_once_and_leaves_why_it_failed_as_its_last_words() {
+    let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
+    let path = weights.path().join("config.yaml");
+    let words = weights.path().join("termination-log");
+    let arguments = ["download", "--config", path.to_str().unwrap(), "--termination-log", words.to_str().unwrap()];
+    fs::write(&path, config(&hub, weights.path(), "").replace("tiny-reranker", "absent")).unwrap();
+    let absent = run_server(&arguments).await.unwrap();
+    assert_eq!(absent.code, Some(1), "{absent:?}");
+    assert!(fs::read_to_string(&words).unwrap().contains("the hub has no \"acme/absent\""));
+
+    fs::write(&path, config(&hub, weights.path(), "")).unwrap();
+    let fetched = run_server(&arguments).await.unwrap();
+    assert_eq!(fetched.code, Some(0), "{fetched:?}");
+    assert_whole(weights.path());
+    let asked = hub.requests().len();
+    let again = run_server(&arguments).await.unwrap();
+    assert!(again.code == Some(0) && again.stderr.contains("Nothing to download"), "{again:?}");
+    assert_eq!(hub.requests().len(), asked);
+}
+
+#[tokio::test]
 async fn where_pinning_is_asked_for_a_folder_without_digests_is_refused() {
     let (hub, weights) = (small_hub().await, tempfile::tempdir().unwrap());
     let pinned = config(&hub, weights.path(), ", requirePinned: true")

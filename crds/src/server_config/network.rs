@@ -128,6 +128,11 @@ pub fn check_hub_url(text: &str) -> Result<(), RefusedAddress> {
     check_url(text, true, "name a file with the token in tokenFile instead", Path::Any)
 }
 
+/// As [`check_hub_url`], for a proxy.
+pub fn check_proxy_url(text: &str) -> Result<(), RefusedAddress> {
+    check_url(text, true, "a proxy that asks for a password is not supported", Path::None)
+}
+
 /// As [`check_store_url`], for a collector of traces, which may stand on the same machine: a sidecar does.
 pub fn check_collector_url(text: &str) -> Result<(), RefusedAddress> {
     check_url(text, true, "leave it out", Path::None)

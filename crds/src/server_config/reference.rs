@@ -165,7 +165,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("reranker.custom[].scoring.noToken", "Text of the token that means not relevant"),
     (
         "reranker.selfTest",
-        "What a failed self-test does: Enforce refuses the model, Warn logs it, Off tests nothing; see docs/self-test.md",
+        "What a failed self-test does: Enforce refuses the model, Warn logs it, Disabled tests nothing; see docs/self-test.md",
     ),
     ("candidates.multiplier", "Stage 1 brings `k` x this many candidates, 1 to 100; 10 for precision, 3 for speed"),
     ("candidates.minimum", "The fewest candidates, 1 to 1,000"),
@@ -234,7 +234,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "access.modelControl",
-        "Who may load and unload models (`POST /v1/models/load`, `/v1/models/unload`): Authenticated (callers with a key), Open, Off",
+        "Who may load and unload models (`POST /v1/models/load`, `/v1/models/unload`): Authenticated (callers with a key), Open, Disabled",
     ),
     ("api.modelAliases", "Names that clients send, each for a served model: `alias: model`"),
     ("api.limits.documents", "Documents of one rerank request, 1 to 100,000"),

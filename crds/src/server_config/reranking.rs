@@ -74,6 +74,7 @@ pub struct AllowedOverride {
 
 /// What a failed self-test does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum SelfTest {
     /// A model that fails known expectations is refused.
     #[default]
@@ -81,6 +82,8 @@ pub enum SelfTest {
     /// It is used and the failure logged.
     Warn,
     /// Nothing is tested.
+    #[serde(rename = "Disabled", alias = "Off")]
+    // Tools that read YAML 1.1, kubectl among them, take a bare Off for false.
     Off,
 }
 

@@ -46,6 +46,7 @@ pub struct Lifecycle {
 
 /// When models are loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum Loading {
     /// At the first request that needs them; the pod is ready before.
     #[default]
@@ -56,6 +57,7 @@ pub enum Loading {
 
 /// What a search does while the reranker loads. The embedder is always waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum WhileLoading {
     /// Wait, up to the request's deadline.
     #[default]
@@ -139,6 +141,7 @@ impl Access {
 
 /// Who may load and unload models through the API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 pub enum ModelControl {
     /// Callers with an API key.
     #[default]
@@ -146,6 +149,8 @@ pub enum ModelControl {
     /// Everyone.
     Open,
     /// Nobody.
+    #[serde(rename = "Disabled", alias = "Off")]
+    // Tools that read YAML 1.1, kubectl among them, take a bare Off for false.
     Off,
 }
 

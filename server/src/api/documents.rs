@@ -103,7 +103,12 @@ fn document(index: usize, mut fields: Map<String, Value>) -> Result<NewDocument,
             None => return Err(malformed("id", "the id is missing")),
         };
     let text = match fields.remove("text") {
-        Some(Value::String(text)) => text,
+        Some(Value::String(text)) if !text.trim().is_empty() => text,
+        Some(Value::String(_)) => {
+            return Err(ApiError::new(ErrorCode::OutOfRange, "the text is empty")
+                .field(at("text"))
+                .allowed(["a text to find"]));
+        }
         Some(_) => return Err(malformed("text", "the text is not a string")),
         None => return Err(malformed("text", "the text is missing")),
     };

@@ -278,7 +278,10 @@ fn report(state: &ApiState, error: &ApiError) {
     if error.code.is_refusal() {
         state.metrics.count_refusal(code);
     }
-    if error.code.status().is_server_error() {
+    if error.code.is_refusal() {
+        // Counted, and under overload there are thousands.
+        tracing::debug!(code, "Request refused");
+    } else if error.code.status().is_server_error() {
         tracing::error!(code, cause = error.internal.as_deref().unwrap_or(&error.message), "Request failed");
     } else {
         // The message can repeat what the client sent.

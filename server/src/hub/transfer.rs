@@ -1,6 +1,7 @@
 //! One file from the hub: goes on where it was broken off, and is compared with what the hub says of it. I/O.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::StatusCode;
@@ -14,6 +15,9 @@ use super::download::check_space;
 use super::pace::{LEAST_BYTES, Pace};
 use super::{ATTEMPTS, FIRST_PAUSE, Hub, HubDigest, HubError, HubFile, MAXIMUM_UNTOLD_BYTES, repo};
 use crate::engine::weights::FileDigest;
+
+/// How often the log tells how far a file is.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A file of a model at one commit.
 pub(super) struct Wanted<'a> {
@@ -124,6 +128,7 @@ impl Hub {
         let mut file = options.open(target).await.map_err(|source| write_error(target, source))?;
         let mut stream = response.bytes_stream();
         let mut pace = Pace::new(Instant::now());
+        let mut told = Instant::now();
         let outcome = loop {
             match stream.next().await {
                 None => break Ok(()),
@@ -132,6 +137,11 @@ impl Hub {
                     bytes += chunk.len() as u64;
                     hash.update(&chunk);
                     file.write_all(&chunk).await.map_err(|source| write_error(target, source))?;
+                    if told.elapsed() >= TELL_EVERY {
+                        told = Instant::now();
+                        let (model, file) = (wanted.model, &wanted.file.name);
+                        tracing::info!(model, file, bytes, of_bytes = wanted.file.bytes, "Still downloading");
+                    }
                     if bytes > maximum_bytes {
                         break wanted.too_long(maximum_bytes);
                     }

@@ -114,6 +114,11 @@ async fn report(
     }
     bar.finish_and_clear();
     ensure!(!observations.is_empty(), "no query could be asked");
+    if let Some(reason) = observations.iter().map(|seen| seen.fallback.as_deref()).min().flatten() {
+        bail!(
+            "no query was reranked ({reason}), so there is nothing to compare; the log above says why, and so does `preflight`"
+        );
+    }
     warn_of_foreign_judgements(&observations);
     Ok(Report::of(setup, &observations))
 }

@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pool::{ModelSource, PoolError};
 use crate::reload;
 use crate::shutdown::{Readiness, Signals};
+use crate::store::Store;
 use crate::traces::Traces;
 use crate::watchdog;
 use crate::wiring::Parts;
@@ -65,6 +66,15 @@ fn allow_many_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, ?current, "Could not raise the number of files that may be open");
+    }
+}
+
+/// Tells at the start what the first search would tell. The service starts all the same: a store may come later.
+async fn warn_of_a_silent_store(store: Option<Arc<dyn Store>>) {
+    let Some(store) = store else { return };
+    if let Err(error) = store.ping().await {
+        let error = crate::chain::describe(&error);
+        tracing::warn!(error, "The vector store does not answer; searches fail until it does");
     }
 }
 
@@ -181,6 +191,8 @@ impl Server {
             fatal: parts.loader.fatal().clone(),
         };
         warn_of_missing_weights(&parts).await;
+        // It ends by the store's own deadline.
+        tokio::spawn(warn_of_a_silent_store(parts.store.clone()));
         if let Some(reranker) = parts.searcher.served().deployed_reranker() {
             let selection = parts.searcher.served().selection();
             tracing::info!(

@@ -69,6 +69,11 @@ impl StageFailure {
         Self::new(FallbackReason::BreakerOpen, message, left.as_secs() + u64::from(left.subsec_nanos() > 0))
     }
 
+    /// Whether time ran out: nothing is wrong with the reranker.
+    pub(super) fn is_deadline(&self) -> bool {
+        matches!(self, Self::NoReranker { fallback, .. } if fallback.reason == FallbackReason::Deadline)
+    }
+
     /// `timeouts.rerankSeconds` ran out.
     pub(super) fn deadline(rerank_seconds: i32) -> Self {
         let message = format!(

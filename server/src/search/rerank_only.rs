@@ -56,9 +56,13 @@ impl Searcher {
                 spans::failed(&span);
             }
             match outcome {
+                Some(Err(failure)) if failure.is_deadline() => Err(SearchError::DeadlineExceeded),
                 Some(outcome) => outcome.map_err(unavailable),
-                None if deadline < deadlines.request => Err(unavailable(self.past_the_deadline(&key, &timings))),
-                None => Err(SearchError::DeadlineExceeded),
+                None => {
+                    // Noted for the breaker, whatever is answered.
+                    let _noted = self.past_the_deadline(&key, &timings);
+                    Err(SearchError::DeadlineExceeded)
+                }
             }
         };
         let reranked = bounded(context, deadlines.request, work).await?;

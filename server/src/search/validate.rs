@@ -41,8 +41,8 @@ pub(super) fn k(k: usize, reranking: bool, candidates: &Candidates) -> Result<()
         return Err(out_of_range(
             "k",
             format!(
-                "k is {k}, but at most {maximum} candidates are reranked (candidates.maximum); ask for fewer, or send \
-                 use_reranker=false"
+                "k is {k}, but at most {maximum} candidates are reranked (candidates.maximum); ask for fewer, or \
+                 without the reranker (use_reranker=false; on the command line --no-rerank)"
             ),
             format!("1 to {maximum} with the reranker, 1 to {MAXIMUM_K} without"),
         ));

@@ -14,7 +14,7 @@ use crate::api::exchange::Arrival;
 use crate::api::request::Fields;
 use crate::api::search::instruction_choice;
 use crate::prompt::Reading;
-use crate::search::{RerankRequest, RerankResponse};
+use crate::search::{RerankChoice, RerankRequest, RerankResponse};
 
 /// A request of text-embeddings-inference.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -35,6 +35,8 @@ pub(in crate::api) struct TeiBody {
     /// Ours: what 'relevant' means, in words.
     #[schema(max_length = 4096)]
     instruction: Option<String>,
+    /// Ours: a served reranker.
+    model: Option<String>,
     /// Ours: what 'relevant' means, as a template: general, technical, code or qa; excludes `instruction`.
     instruction_template: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Fields for TeiBody {
         "truncation_direction",
         "instruction",
         "instruction_template",
+        "model",
     ];
 }
 
@@ -83,8 +86,8 @@ pub(super) async fn answer(state: &ApiState, arrival: Arrival, body: TeiBody) ->
         query: body.query,
         documents: body.texts.clone(),
         instruction: instruction_choice(body.instruction, body.instruction_template.as_deref())?,
+        reranker: RerankChoice { model: body.model, quantization: None },
         reading: Reading { document_tokens: None, refuse_longer: body.truncate == Some(false) },
-        ..RerankRequest::default()
     };
     let response = score(state, arrival, request).await.map_err(|error| error.rename_field("documents", "texts"))?;
     let mut results: Vec<_> = response.results.iter().collect();

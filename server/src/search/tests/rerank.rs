@@ -98,16 +98,27 @@ async fn there_is_no_vector_order_to_fall_back_to_so_each_reason_is_an_error() {
     bench.controls.fail_score(EngineFault::OutOfMemory);
     assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::InsufficientMemory);
     bench.controls.fail_score(EngineFault::Hang);
-    assert_unavailable(bench.rerank(ask_rerank(&["a"])).await, FallbackReason::Deadline);
+    assert!(matches!(bench.rerank(ask_rerank(&["a"])).await, Err(SearchError::DeadlineExceeded)));
     bench.rerank(ask_rerank(&["a"])).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_requests_own_deadline_is_told_apart_from_that_of_reranking() {
-    let bench = bench_with(|config| config.timeouts.request_seconds = 10);
-    bench.controls.fail_score(EngineFault::Hang);
-    let outcome = bench.rerank(ask_rerank(&["a"])).await;
-    assert!(matches!(outcome, Err(SearchError::DeadlineExceeded)), "{outcome:?}");
+async fn a_missed_deadline_is_one_answer_whichever_deadline_it_is() {
+    for (request_seconds, rerank_seconds) in [(10, 20), (10, 10), (20, 10)] {
+        let bench = bench_with(|config| {
+            config.timeouts.request_seconds = request_seconds;
+            config.timeouts.rerank_seconds = rerank_seconds;
+        });
+        bench.rerank(ask_rerank(&["a"])).await.unwrap();
+        bench.controls.set_score_time(Duration::from_secs(60));
+        for _ in 0..3 {
+            let outcome = bench.rerank(ask_rerank(&["a"])).await;
+            assert!(
+                matches!(outcome, Err(SearchError::DeadlineExceeded)),
+                "{request_seconds} {rerank_seconds} {outcome:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
