@@ -10,10 +10,10 @@ OHA_VERSION := 1.16.0
 OHA := target/tools/bin/oha
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny advisories bench load memory cycles timing peers golden models
+.PHONY: help build demo api-server test test-oldest lint deny advisories bench bench-operator load memory cycles timing peers golden models
 
 help: ## Print the recipes.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Always the whole workspace: another selection would resolve other features and compile the dependencies again.
 build: ## Build everything, in the one profile that demo, tests and CI share.
@@ -22,11 +22,23 @@ build: ## Build everything, in the one profile that demo, tests and CI share.
 demo: build ## Index the corpus, answer five queries in both orders, then serve on loopback.
 	$(SERVER) demo
 
-test: build ## Run every test. Needs Rust and Python 3 (four tests use its packages: clients, and the reader of traces).
+api-server: ## Build the kube-apiserver and etcd of the tests, once (10 minutes; needs Go 1.26), or check those of KUBEBUILDER_ASSETS.
+	tests/cluster/build.sh
+
+test: build api-server ## Run every test. Needs Rust, Python 3 (four tests use its packages: clients, and the reader of traces) and Go 1.26.
 	$(CARGO) test --workspace --locked -- $(MEASURING:%=--skip %)
 	$(CARGO) test --workspace --locked --test '*' -- --nocapture $(MEASURING)
 
+# Every file that starts an API server of Kubernetes.
+KUBERNETES := specifications_are_accepted_or_refused random_specifications_are_understood the_api_server_is_real the_definition_can_change \
+	the_operator_has_only_its_rights the_operator_keeps_its_word a_crash_at_any_write_changes_nothing
+
+test-oldest: build ## Run the tests of Kubernetes again on the oldest that is served, 1.34 (10 minutes more, once; needs Go 1.26).
+	KUBEBUILDER_ASSETS="$$(tests/cluster/build.sh oldest | sed -n 's/^API server: //p')" \
+		$(CARGO) test --workspace --locked $(KUBERNETES:%=--test %)
+
 lint: deny ## Formatting, clippy and rustdoc without warnings, licences, bans and sources.
+	! $(CARGO) tree --package rerank-server --edges normal --locked --prefix none | grep -E '^(kube|k8s-openapi)\b' # The server links no Kubernetes code.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
@@ -59,6 +71,10 @@ cycles: build ## Load and unload the tiny pair 1,000 times; nothing may grow (10
 
 timing: build ## Look whether the time of a refusal tells anything about the keys (dudect's method, seconds).
 	target/debug/rerank-timing
+
+bench-operator: build api-server ## Measure the operator with 1,000 objects on the API server of the tests (some minutes, two cores).
+	$(CARGO) build --release --locked --package rerank-operator
+	target/debug/rerank-bench-operator
 
 peers: build ## Time other rerank servers from PyPI beside ours, on a random model (12 GB of packages below target, about 20 minutes).
 	target/debug/rerank-peers

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,17 +49,22 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// Runs the server's binary to its end, from the repository's root.
 pub async fn run_server(arguments: &[&str]) -> anyhow::Result<Finished> {
     let mut command = Command::new(server_binary()?);
     command.args(arguments).current_dir(root()).env_remove("RUST_LOG").env_remove("RERANK_CONFIG");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(LIMIT, command.output()).await.context("the command did not end in time")??;
-    Ok(Finished {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    Ok(timeout(LIMIT, command.output()).await.context("the command did not end in time")??.into())
 }
 
 /// An answer, read whole.

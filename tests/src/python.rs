@@ -68,10 +68,5 @@ fn succeeded(finished: &Finished, what: &str) -> anyhow::Result<()> {
 
 async fn finish(mut command: Command, limit: Duration) -> anyhow::Result<Finished> {
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = timeout(limit, command.output()).await.context("the command did not end in time")??;
-    Ok(Finished {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    Ok(timeout(limit, command.output()).await.context("the command did not end in time")??.into())
 }

@@ -9,6 +9,7 @@ use super::names::{UnknownName, parse_name};
 
 /// How weights are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
     /// 4 bytes a weight.

@@ -9,6 +9,7 @@ use super::names::{UnknownName, parse_name};
 
 /// What 'relevant' means, in words of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum InstructionTemplate {
     /// Any query and document.

@@ -1,7 +1,7 @@
 //! Certificates for tests: a CA, and what it signs. PEM.
 
 use anyhow::Context as _;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// A private CA.
 #[derive(Debug)]
@@ -41,7 +41,29 @@ impl Authority {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer).context("failed to sign a certificate")?;
+        self.sign(&params, &key)
+    }
+
+    /// Signs a certificate for a client of Kubernetes: its user is the common name, each group an organisation.
+    ///
+    /// # Errors
+    /// There are more than two groups: rcgen has one value for each type of a name, and an organisation can be said in two
+    /// ways, by its name and by its number.
+    pub fn certify_user(&self, user: &str, groups: &[&str]) -> anyhow::Result<Certified> {
+        let organisations = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+        anyhow::ensure!(groups.len() <= organisations.len(), "more than two groups: {groups:?}");
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, user);
+        for (organisation, group) in organisations.into_iter().zip(groups) {
+            params.distinguished_name.push(organisation, *group);
+        }
+        self.sign(&params, &key)
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> anyhow::Result<Certified> {
+        let certificate = params.signed_by(key, &self.issuer).context("failed to sign a certificate")?;
         Ok(Certified { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }

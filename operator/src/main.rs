@@ -1,0 +1,20 @@
+//! `rerank-operator`.
+
+use clap::Parser;
+use rerank_operator::args::Arguments;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    // Two libraries bring one each, so it has to be named. That another was installed before cannot be: this is the first line.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let filter = EnvFilter::try_new(&arguments.log_filter)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if arguments.log_text {
+        log.init();
+    } else {
+        log.json().flatten_event(true).init();
+    }
+    rerank_operator::run::run(arguments).await
+}

@@ -1,0 +1,217 @@
+//! `make bench-operator`: what the operator costs, on a real API server without nodes: memory idle and with 1,000 objects, the time of a
+//! reconcile, writes at rest, and how long it is busy after a restart. A number as argument asks for other than 1,000 objects. The operator is
+//! the optimised binary; the API server runs on the same machine and takes most of its time.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use rerank_tests::cluster::{Cluster, OPERATOR_NAMESPACE, OPERATOR_USER, search};
+use rerank_tests::http::root;
+use rerank_tests::operator::{Operator, OperatorOptions};
+use rerank_tests::process;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::time::{Duration, Instant, sleep};
+
+const OBJECTS: usize = 1_000;
+const MEBIBYTE: f64 = 1_048_576.0;
+/// No reconcile for so long: quiet.
+const QUIET: Duration = Duration::from_secs(5);
+/// For everything together.
+const PATIENCE: Duration = Duration::from_secs(1_200);
+
+/// The figures that are promised.
+const IDLE_MEBIBYTES: f64 = 30.0;
+const LOADED_MEBIBYTES: f64 = 150.0;
+const P99_SECONDS: f64 = 0.25;
+const RESTART_SECONDS: f64 = 60.0;
+const BINARY_MEBIBYTES: f64 = 30.0;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let objects = match std::env::args().nth(1) {
+        Some(number) => number.parse().with_context(|| format!("{number:?} is no number of objects"))?,
+        None => OBJECTS,
+    };
+    let binary = root().join("target/release/rerank-operator");
+    let size = std::fs::metadata(&binary).with_context(|| format!("{} is missing", binary.display()))?.len();
+    let mut report = Report::default();
+    report.line("binary, stripped", mebibytes(size), "MiB", BINARY_MEBIBYTES);
+
+    let cluster = Cluster::start().await;
+    let operator = started(&cluster, &binary).await?;
+    sleep(Duration::from_secs(10)).await;
+    report.line("resident memory, idle", resident(&operator)?, "MiB", IDLE_MEBIBYTES);
+
+    let begun = Instant::now();
+    create(&cluster, objects).await?;
+    let created = begun.elapsed();
+    quiet(&operator, objects).await?;
+    println!(
+        "{objects} objects: created in {:.0} s, all at rest {:.0} s after the first",
+        created.as_secs_f64(),
+        (begun.elapsed() - QUIET).as_secs_f64()
+    );
+    let making = histogram(&operator).await?;
+    report.line("reconcile p50, making", making.quantile(0.5), "s", P99_SECONDS);
+    report.line("reconcile p99, making", making.quantile(0.99), "s", P99_SECONDS);
+    report.line("resident memory, all objects", resident(&operator)?, "MiB", LOADED_MEBIBYTES);
+
+    let writes = cluster.writes();
+    cluster.kubectl(&["annotate", "rrd", "--all", "bench/round=1"]).await;
+    quiet(&operator, objects).await?;
+    let resting = histogram(&operator).await?.since(&making);
+    report.line("reconcile p50, at rest", resting.quantile(0.5), "s", P99_SECONDS);
+    report.line("reconcile p99, at rest", resting.quantile(0.99), "s", P99_SECONDS);
+    println!("forced reconciles at rest: {}", resting.count());
+    report.line("writes of these", count(cluster.writes() - writes), "", 0.0);
+
+    end(operator).await?;
+    let writes = cluster.writes();
+    let begun = Instant::now();
+    let operator = started(&cluster, &binary).await?;
+    quiet(&operator, objects).await?;
+    report.line("restart to quiet", (begun.elapsed() - QUIET).as_secs_f64(), "s", RESTART_SECONDS);
+    report.line("writes after the restart", count(cluster.writes() - writes), "", 0.0);
+    report.line("resident memory, after it", resident(&operator)?, "MiB", LOADED_MEBIBYTES);
+    end(operator).await?;
+    report.judge()
+}
+
+/// Lines and what they promise.
+#[derive(Debug, Default)]
+struct Report {
+    missed: Vec<String>,
+}
+
+impl Report {
+    fn line(&mut self, what: &str, value: f64, unit: &str, at_most: f64) {
+        let is_met = value <= at_most;
+        println!("{what:<30} {value:>9.3} {unit:<4} at most {at_most:<7} {}", if is_met { "met" } else { "MISSED" });
+        if !is_met {
+            self.missed.push(what.to_owned());
+        }
+    }
+
+    fn judge(self) -> Result<()> {
+        ensure!(self.missed.is_empty(), "missed: {}", self.missed.join(", "));
+        Ok(())
+    }
+}
+
+async fn started(cluster: &Cluster, binary: &Path) -> Result<Operator> {
+    let options = OperatorOptions {
+        identity: "bench".to_owned(),
+        arguments: vec!["--lease-namespace".to_owned(), OPERATOR_NAMESPACE.to_owned()],
+        binary: Some(PathBuf::from(binary)),
+    };
+    let kubeconfig = cluster.server.kubeconfig_for(OPERATOR_USER, &["system:serviceaccounts"])?;
+    let mut operator = Operator::start(&kubeconfig, cluster.server.folder(), &options)?;
+    operator.leads().await?;
+    Ok(operator)
+}
+
+async fn end(mut operator: Operator) -> Result<()> {
+    operator.signal(Signal::TERM)?;
+    ensure!(operator.ended().await? == Some(0), "the operator did not end well: {}", operator.log());
+    Ok(())
+}
+
+/// Every example's shape has a part in it: a cache, an autoscaler, a CPU, a GPU.
+async fn create(cluster: &Cluster, objects: usize) -> Result<()> {
+    let items: Vec<Value> = (0..objects)
+        .map(|number| {
+            let mut object = search(&format!("docs-{number}"));
+            match number % 4 {
+                1 => object["spec"]["accelerator"] = json!({"cpu": {}}),
+                2 => object["spec"]["autoscaling"] = json!({"maximum": 4}),
+                3 => object["spec"]["weights"] = json!({"cache": {"size": "10Gi", "storageClass": ""}}),
+                _ => {}
+            }
+            object
+        })
+        .collect();
+    let path = cluster.server.folder().join("objects.json");
+    std::fs::write(&path, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
+    // Created and not applied: one request each.
+    let status = Command::new(cluster.server.program("kubectl")?)
+        .args(["create", "-f"])
+        .arg(&path)
+        .env("KUBECONFIG", cluster.server.kubeconfig())
+        .env("HOME", cluster.server.folder())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .await?;
+    ensure!(status.success(), "kubectl create failed");
+    Ok(())
+}
+
+/// Waits until every object is known and nothing was reconciled for a while.
+async fn quiet(operator: &Operator, objects: usize) -> Result<()> {
+    let begun = Instant::now();
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let reconciles = operator.reconciles().await?;
+        let known = operator.metric("rerank_operator_objects").await?;
+        if reconciles != last || known < u64::try_from(objects)? {
+            (last, since) = (reconciles, Instant::now());
+        } else if since.elapsed() >= QUIET {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "never quiet: {known} objects, {reconciles} reconciles: {}",
+            operator.log()
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn resident(operator: &Operator) -> Result<f64> {
+    Ok(mebibytes(process::memory(operator.id().context("the operator has ended")?)?.resident()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / MEBIBYTE
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn count(number: usize) -> f64 {
+    number as f64
+}
+
+/// Cumulative counts by upper bound, in seconds.
+#[derive(Debug, Default)]
+struct Histogram(Vec<(f64, u64)>);
+
+async fn histogram(operator: &Operator) -> Result<Histogram> {
+    let text = operator.metrics().await?;
+    let mut buckets = Vec::new();
+    for line in text.lines() {
+        let Some(rest) = line.strip_prefix("rerank_operator_reconcile_duration_seconds_bucket{le=\"") else { continue };
+        let (bound, number) = rest.split_once("\"} ").with_context(|| format!("{line:?} is no bucket"))?;
+        let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse()? };
+        buckets.push((bound, number.parse()?));
+    }
+    ensure!(!buckets.is_empty(), "no histogram in {text}");
+    Ok(Histogram(buckets))
+}
+
+impl Histogram {
+    fn since(&self, earlier: &Self) -> Self {
+        Self(self.0.iter().zip(&earlier.0).map(|((bound, now), (_, before))| (*bound, now - before)).collect())
+    }
+
+    fn count(&self) -> u64 {
+        self.0.last().map_or(0, |(_, number)| *number)
+    }
+
+    /// The upper bound of the bucket that holds it, so never less than it is.
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    fn quantile(&self, quantile: f64) -> f64 {
+        let rank = quantile * self.count() as f64;
+        self.0.iter().find(|(_, number)| *number as f64 >= rank).map_or(f64::INFINITY, |(bound, _)| *bound)
+    }
+}
