@@ -39,7 +39,7 @@ const MOST_REFUSED_PERCENT: u32 = 30;
 const FEWER: usize = 300;
 
 /// Pairs of a property that are tried before it counts as one without effect.
-const PAIRS: usize = 200;
+const PAIRS: usize = 1_000;
 
 /// Properties that change neither plan nor children, each with its reason.
 const WITHOUT_EFFECT: [(&str, &str); 1] =
