@@ -236,7 +236,7 @@ impl ApiServer {
             "--permit-port-sharing=true".to_owned(),
             // Its own address may not be a loopback one, and no Service leads to it.
             "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             format!("--client-ca-file={}", certificate("ca.crt")),

@@ -159,12 +159,19 @@ impl Cluster {
         records
     }
 
-    /// Writes of the operator so far, the Lease's apart.
+    /// How many writes of the operator there were so far, the Lease's apart.
     pub fn writes(&self) -> usize {
+        self.written().len()
+    }
+
+    /// Writes of the operator so far, the Lease's apart.
+    pub fn written(&self) -> Vec<AuditRecord> {
         let is_write = |record: &AuditRecord| {
             ["create", "update", "patch", "delete", "deletecollection"].contains(&record.verb.as_str())
         };
-        self.requests().iter().filter(|record| is_write(record) && record.resource != "leases").count()
+        let mut records = self.requests();
+        records.retain(|record| is_write(record) && record.resource != "leases");
+        records
     }
 }
 

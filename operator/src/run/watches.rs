@@ -31,8 +31,9 @@ use crate::controller::nodes::NodeView;
 use crate::controller::reconcile::{ReconcileError, Reconciler, describe};
 use crate::pauses::{WatchPauses, after_failures};
 
-/// Objects that are worked on at once.
-const CONCURRENCY: u16 = 16;
+/// Objects that are worked on at once. Each asks for its nine children together, so a few of them keep an API server busy; more only wait
+/// for each other.
+const CONCURRENCY: u16 = 4;
 /// A reconcile takes no longer: the client's own retries would go on for minutes.
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
 /// Events of one object that come together are one.

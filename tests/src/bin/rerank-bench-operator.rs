@@ -2,6 +2,7 @@
 //! reconcile, writes at rest, and how long it is busy after a restart. A number as argument asks for other than 1,000 objects. The operator is
 //! the optimised binary; the API server runs on the same machine and takes most of its time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -66,6 +67,14 @@ async fn main() -> Result<()> {
     report.line("reconcile p99, at rest", resting.quantile(0.99), "s", P99_SECONDS);
     println!("forced reconciles at rest: {}", resting.count());
     report.line("writes of these", count(cluster.writes() - writes), "", 0.0);
+    let mut kinds = BTreeMap::<String, usize>::new();
+    for record in cluster.written().split_off(writes) {
+        let part = record.subresource.map(|part| format!("/{part}")).unwrap_or_default();
+        *kinds.entry(format!("{} {}{part} {}", record.verb, record.resource, record.code)).or_default() += 1;
+    }
+    for (kind, number) in kinds {
+        println!("  {number} x {kind}");
+    }
 
     end(operator).await?;
     let writes = cluster.writes();
