@@ -571,7 +571,7 @@ async fn for_what_is_being_deleted_or_is_gone_nothing_is_written_and_its_childre
     assert_eq!(ground.all_of(&namespace).await.unwrap(), children);
     for kind in ChildKind::ALL {
         for object in [&before, &deleting] {
-            let _ = quiet.reconcile(object, &ground.nodes).await;
+            quiet.reconcile(object, &ground.nodes).await.unwrap();
             assert_eq!(quiet.cut.writes(), [""; 0], "before {} went", kind.as_str());
         }
         ground.take(&Step::Remove(kind), &namespace).await.unwrap();
@@ -579,6 +579,6 @@ async fn for_what_is_being_deleted_or_is_gone_nothing_is_written_and_its_childre
 
     // A younger one of the same name is another.
     ground.take(&Step::Make(specification(&json!({}))), &namespace).await.unwrap();
-    let _ = quiet.reconcile(&before, &ground.nodes).await;
+    quiet.reconcile(&before, &ground.nodes).await.unwrap();
     assert_eq!(quiet.cut.writes(), [""; 0]);
 }
