@@ -8,9 +8,11 @@ DENY_VERSION := 0.20.2
 DENY := target/tools/bin/cargo-deny
 OHA_VERSION := 1.16.0
 OHA := target/tools/bin/oha
+CYCLONEDX_VERSION := 0.5.9
+CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server test test-oldest lint deny advisories bench bench-operator load memory cycles timing peers golden models
+.PHONY: help build demo api-server node e2e test test-oldest lint deny advisories bench bench-operator load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,16 @@ KUBERNETES := specifications_are_accepted_or_refused random_specifications_are_u
 test-oldest: build ## Run the tests of Kubernetes again on the oldest that is served, 1.34 (10 minutes more, once; needs Go 1.26).
 	KUBEBUILDER_ASSETS="$$(tests/cluster/build.sh oldest | sed -n 's/^API server: //p')" \
 		$(CARGO) test --workspace --locked $(KUBERNETES:%=--test %)
+
+node: ## Build what runs the pods of `make e2e`, once (7 minutes; Linux, root; needs Go 1.26).
+	tests/cluster/packages.sh
+	tests/cluster/build.sh node
+
+# The arguments of `cargo test`: E2E=gpus runs one story.
+e2e: build ## Run the whole thing on a cluster of its own: chart, pods, searches (Linux, root; 10 minutes), or on that of KUBECONFIG.
+	[ -n "$$KUBECONFIG" ] || $(MAKE) --no-print-directory api-server node
+	tests/cluster/images.sh
+	target/debug/rerank-e2e $(E2E)
 
 lint: deny ## Formatting, clippy and rustdoc without warnings, licences, bans and sources.
 	! $(CARGO) tree --package rerank-server --edges normal --locked --prefix none | grep -E '^(kube|k8s-openapi)\b' # The server links no Kubernetes code.
@@ -85,3 +97,18 @@ golden: build ## Make the reference scores and embeddings again (transformers an
 
 models: ## Train the tiny pair again (torch; up to 30 minutes).
 	tests/models/make.sh
+
+images: ## Make the images of operator and server, below target/images (buildah or docker; optimised, so all is compiled again: half an hour).
+	$(CARGO) build --release --workspace --locked
+	images/build.sh
+
+sbom: $(CYCLONEDX) ## List what the images hold, crates and system packages, as CycloneDX below target/sbom (after make images).
+	CARGO=$(CARGO) images/sbom.py $(CYCLONEDX)
+
+# Unoptimised on purpose, like cargo-deny.
+$(CYCLONEDX):
+	$(CARGO) install cargo-cyclonedx --version $(CYCLONEDX_VERSION) --locked --debug --root target/tools
+
+cuda: ## Build the server for CUDA and its image, with a toolkit from PyPI (half an hour on two cores, once; CUDA_COMPUTE_CAP=80).
+	CARGO=$(CARGO) images/cuda/build.sh
+	images/build.sh server-cuda

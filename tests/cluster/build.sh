@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds what a Kubernetes API server takes, from Go modules pinned by digest, into a cache outside the source tree.
+# Builds what a Kubernetes cluster takes, from Go modules pinned by digest, into a cache outside the source tree.
 #
-# Usage: tests/cluster/build.sh [oldest]
-# With `oldest` it builds API server and controller manager of the oldest Kubernetes that is served, and takes the rest from
-# the newest.
+# Usage: tests/cluster/build.sh [oldest|node]
+# Without a word it builds an API server and what speaks with it. With `oldest` it builds API server and controller manager of
+# the oldest Kubernetes that is served, and takes the rest from the newest. With `node` it builds what runs pods, for Linux.
 # Does nothing where it was built from the same pins and with the same flags before. Variables:
-#   KUBEBUILDER_ASSETS  a folder with kube-apiserver, etcd and kubectl: these are taken, nothing is built
+#   KUBEBUILDER_ASSETS  a folder with kube-apiserver, etcd and kubectl: these are taken, nothing is built but a node
 #   RERANK_CACHE        the cache's folder; by default rerank-operator in $XDG_CACHE_HOME or ~/.cache
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -15,7 +15,8 @@ fail() {
     exit 1
 }
 
-if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+part="${1:-newest}"
+if [ "$part" != node ] && [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
     for program in kube-apiserver etcd kubectl; do
         file="$KUBEBUILDER_ASSETS/$program"
         { [ -f "$file" ] && [ -x "$file" ]; } ||
@@ -25,16 +26,17 @@ if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
     exit
 fi
 
-case "${1:-newest}" in
-newest) modules="$here" ;;
-oldest) modules="$here/oldest" ;;
-*) fail "usage: tests/cluster/build.sh [oldest]" ;;
+case "$part" in
+newest) modules="$here" name="API server" folder=kubernetes built=({,etcd/,helm/,definitions/}go.{mod,sum}) ;;
+oldest) modules="$here/oldest" name="API server" folder=kubernetes built=({,etcd/,helm/,definitions/,oldest/}go.{mod,sum}) ;;
+node) modules="$here" name="node" folder=node built=({,containerd/,runc/,cni/,coredns/}go.{mod,sum} coredns/main.go) ;;
+*) fail "usage: tests/cluster/build.sh [oldest|node]" ;;
 esac
 version="$(sed -nE 's/^(require)?\s*k8s\.io\/kubernetes v([0-9.]+)( .*)?$/\2/p' "$modules/go.mod")"
 [ -n "$version" ] || fail "$modules/go.mod names no version of Kubernetes"
 IFS=. read -r major minor _ <<<"$version"
 caches="${RERANK_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/rerank-operator}"
-cache="$caches/kubernetes-$version"
+cache="$caches/$folder-$version"
 
 # Without its version the API server calls itself v0.0.0 and clients misjudge it. Two packages hold it: the programs'
 # own, and that of the library which names the client.
@@ -45,8 +47,7 @@ done
 flags=(-mod=readonly -trimpath -buildvcs=false)
 
 pins="$({
-    (cd "$here" && sha256sum {,etcd/,definitions/}go.{mod,sum})
-    (cd "$modules" && sha256sum go.mod go.sum)
+    (cd "$here" && sha256sum "${built[@]}")
     echo "${flags[*]} $link"
 } | sha256sum | cut -d ' ' -f 1)"
 
@@ -55,24 +56,24 @@ is_built() {
 }
 
 if is_built; then
-    echo "API server: $cache/bin"
+    echo "$name: $cache/bin"
     exit
 fi
-if [ "$modules" != "$here" ]; then
+if [ "$part" = oldest ]; then
     newest="$("$here/build.sh" | tee /dev/stderr | sed -n 's/^API server: //p')"
 fi
 command -v go >/dev/null ||
-    fail "an API server is needed for tests: install Go 1.26 (https://go.dev/dl) to have it built," \
+    fail "tests need an API server, and those of a cluster a node: install Go 1.26 (https://go.dev/dl) to have it built," \
         "or set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl"
 
 # One build at a time. The lock goes with the last process that holds it open, so none is left behind.
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 if ! flock --nonblock 9; then
-    echo "Waiting for another build of the API server"
+    echo "Waiting for another build of the $name"
     flock 9
     if is_built; then
-        echo "API server: $cache/bin"
+        echo "$name: $cache/bin"
         exit
     fi
 fi
@@ -83,9 +84,9 @@ building="$(mktemp -d "$cache/building.XXXXXX")"
 trap 'rm -rf "$building"' EXIT
 chmod 755 "$building"
 
-build() { # folder of a go.mod, package, program
+build() { # folder of a go.mod, package, program, more flags
     echo "Building $3 ($2)"
-    CGO_ENABLED=0 GOWORK=off go build -C "$1" "${flags[@]}" -ldflags "$link" -o "$building/$3" "$2" ||
+    CGO_ENABLED="${cgo:-0}" GOWORK=off go build -C "$1" "${flags[@]}" "${@:4}" -ldflags "$link" -o "$building/$3" "$2" ||
         fail "failed to build $3 with $(go version), as said above;" \
             "KUBEBUILDER_ASSETS can name a folder with kube-apiserver, etcd and kubectl instead"
 }
@@ -96,19 +97,39 @@ publish() {
     fi
     mv "$building" "$cache/bin"
     rm -rf "$cache"/old.*
-    echo "API server: $cache/bin"
+    echo "$name: $cache/bin"
 }
+
+if [ "$part" = node ]; then
+    # runc is C in part. It must know seccomp, which the restricted profile of Kubernetes asks for.
+    pkg-config --exists libseccomp || fail "runc is built with the headers of libseccomp (Debian: libseccomp-dev, pkg-config, gcc)"
+    echo "Building a node of Kubernetes $version, once: some five minutes on two cores"
+    for program in kube-scheduler kubelet kube-proxy; do
+        build "$here" "k8s.io/kubernetes/cmd/$program" "$program"
+    done
+    for program in containerd containerd-shim-runc-v2 ctr; do
+        build "$here/containerd" "github.com/containerd/containerd/v2/cmd/$program" "$program"
+    done
+    cgo=1 build "$here/runc" github.com/opencontainers/runc runc -tags seccomp
+    for plugin in main/ptp main/loopback ipam/host-local; do
+        build "$here/cni" "github.com/containernetworking/plugins/plugins/$plugin" "cni/$(basename "$plugin")"
+    done
+    build "$here/coredns" . coredns
+    publish
+    exit
+fi
 
 echo "Building Kubernetes $version, once: some ten minutes on two cores"
 build "$modules" k8s.io/kubernetes/cmd/kube-apiserver kube-apiserver
 build "$modules" k8s.io/kubernetes/cmd/kube-controller-manager kube-controller-manager
-if [ "$modules" != "$here" ]; then
-    cp -r "$newest"/{kubectl,etcd,definitions} "$building/"
+if [ "$part" = oldest ]; then
+    cp -r "$newest"/{kubectl,etcd,helm,definitions} "$building/"
     publish
     exit
 fi
 build "$here" k8s.io/kubernetes/cmd/kubectl kubectl
 build "$here/etcd" go.etcd.io/etcd/server/v3 etcd
+build "$here/helm" helm.sh/helm/v4/cmd/helm helm
 
 definition() { # module, file in it
     local folder

@@ -1,25 +1,24 @@
 //! A real kube-apiserver over a real etcd, for one test: on ports of loopback and in a temporary folder of its own. Nodes
-//! there are none, so nothing runs; objects are admitted, stored, watched and, with a controller manager, collected. I/O.
-//! Every wait is bounded.
+//! there are none, so nothing runs; objects are admitted, stored, watched and, with a controller manager, collected. In a
+//! network namespace it can serve a node of [`crate::node`] too. I/O. Every wait is bounded.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 pub use self::audit::AuditRecord;
 use self::certificates::Certificates;
 use self::processes::{Port, Process};
 use crate::http::{Finished, LIMIT};
+use crate::kubectl::Kubectl;
 
 mod audit;
 pub mod binaries;
 mod certificates;
-mod processes;
+pub(crate) mod processes;
 
 /// How long one question whether it is ready waits.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -34,6 +33,11 @@ const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,deployment-controller,\
      replicaset-controller,serviceaccount-controller";
 
+/// Where Services are found, for those who have a node.
+const SERVICES: &str = "10.96.0.0/16";
+/// The API server's own Service: the first address of [`SERVICES`].
+const OWN_SERVICE: &str = "10.96.0.1";
+
 /// A running API server. Dropping it ends all its processes and removes its folder.
 ///
 /// The fields are dropped in their order: who writes to another ends before that one, all before the folder.
@@ -42,6 +46,7 @@ pub struct ApiServer {
     kube_controller_manager: Option<Process>,
     kube_apiserver: Option<Process>,
     etcd: Process,
+    address: Ipv4Addr,
     port: Port,
     etcd_port: Port,
     certificates: Certificates,
@@ -59,13 +64,24 @@ impl ApiServer {
     /// The programs are not there (the message says how to have them), or it is not ready in time (the message has the
     /// last lines of both logs).
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same on another address of this machine. There nodes and pods can reach it, those by its own Service, and all
+    /// controllers run.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(address: Ipv4Addr) -> anyhow::Result<Self> {
         let programs = binaries::folder(|name| std::env::var_os(name))?;
         let folder = tempfile::Builder::new().prefix("rerank-api-server-").tempdir();
         let folder = folder.context("failed to make a temporary folder")?;
-        let (port, etcd_port) = (Port::keep()?, Port::keep()?);
-        let certificates = Certificates::create(folder.path())?;
+        let (port, etcd_port) = (Port::keep(address)?, Port::keep(Ipv4Addr::LOCALHOST)?);
+        let own = address.to_string();
+        let names = [&own, OWN_SERVICE, "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        let certificates = Certificates::create(folder.path(), &names)?;
         let administrator = certificates.user("administrator", &[ADMINISTRATORS])?;
-        let kubeconfig = certificates.kubeconfig(&url(&port), &administrator)?;
+        let kubeconfig = certificates.kubeconfig(&url(address, &port), &administrator)?;
         let identity = format!("{}{}", administrator.certificate, administrator.key);
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(certificates.authority().as_bytes())?])
@@ -80,6 +96,7 @@ impl ApiServer {
             kube_controller_manager: None,
             kube_apiserver: None,
             etcd,
+            address,
             port,
             etcd_port,
             certificates,
@@ -94,7 +111,22 @@ impl ApiServer {
 
     /// Where it answers: `https://`, address and port. The same after a restart.
     pub fn url(&self) -> String {
-        url(&self.port)
+        url(self.address, &self.port)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// A file of its certificates: see [`Certificates::file`].
+    pub(crate) fn certificate(&self, name: &str) -> PathBuf {
+        self.certificates.file(name)
+    }
+
+    /// Whether nodes and pods may reach it.
+    fn has_nodes(&self) -> bool {
+        !self.address.is_loopback()
     }
 
     /// The temporary folder of everything.
@@ -138,29 +170,19 @@ impl ApiServer {
         self.certificates.kubeconfig(&self.url(), &self.certificates.user(user, groups)?)
     }
 
+    /// kubectl as someone who may do everything.
+    pub fn as_administrator(&self) -> Kubectl {
+        Kubectl::new(self.programs.join("kubectl"), &self.kubeconfig, self.folder())
+    }
+
     /// Runs kubectl to its end, as someone who may do everything; `--kubeconfig` says otherwise.
     pub async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<Finished> {
-        self.kubectl_with_input(arguments, "").await
+        self.as_administrator().finish(arguments).await
     }
 
     /// Runs kubectl with something to read, such as for `apply -f -`.
     pub async fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<Finished> {
-        let mut command = Command::new(self.programs.join("kubectl"));
-        // Its home holds what it caches, and nobody's own settings.
-        command.args(arguments).env("KUBECONFIG", &self.kubeconfig).env("HOME", self.folder());
-        command.env_remove("KUBECACHEDIR").env_remove("KUBERC");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("failed to start kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
-        let run = async {
-            // Not every command reads; one that ended before it did says why itself.
-            let write = async {
-                let _ = stdin.write_all(input.as_bytes()).await;
-                drop(stdin);
-            };
-            tokio::join!(write, child.wait_with_output()).1
-        };
-        Ok(timeout(LIMIT, run).await.context("kubectl did not end in time")?.context("failed to run kubectl")?.into())
+        self.as_administrator().finish_with_input(arguments, input).await
     }
 
     /// Every request that was answered so far. It is written down just after the answer is sent.
@@ -205,13 +227,18 @@ impl ApiServer {
     pub async fn start_controller_manager(&mut self) -> anyhow::Result<()> {
         let program = binaries::program(&self.programs, "kube-controller-manager")?;
         let kubeconfig = self.kubeconfig_for(CONTROLLER_MANAGER, &[ADMINISTRATORS])?;
-        let arguments = [
+        let mut arguments = vec![
             format!("--kubeconfig={}", kubeconfig.display()),
-            format!("--controllers={CONTROLLERS}"),
+            format!("--controllers={}", if self.has_nodes() { "*" } else { CONTROLLERS }),
             "--leader-elect=false".to_owned(),
             // It listens nowhere.
             "--secure-port=0".to_owned(),
         ];
+        if self.has_nodes() {
+            let file = |name: &str| self.certificate(name).display().to_string();
+            arguments.push(format!("--root-ca-file={}", file("ca.crt")));
+            arguments.push(format!("--service-account-private-key-file={}", file("service-accounts.key")));
+        }
         let mut process = Process::start("kube-controller-manager", &program, &arguments, self.folder())?;
         let deadline = Instant::now() + LIMIT;
         while !self.audit()?.iter().any(|record| record.user == CONTROLLER_MANAGER) {
@@ -229,14 +256,12 @@ impl ApiServer {
     fn api_server_arguments(&self) -> Vec<String> {
         let file = |name: &str| self.folder.path().join(name).display().to_string();
         let certificate = |name: &str| self.certificates.file(name).display().to_string();
-        vec![
+        let mut arguments = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port.number()),
-            "--bind-address=127.0.0.1".to_owned(),
+            format!("--bind-address={}", self.address),
             format!("--secure-port={}", self.port.number()),
             "--permit-port-sharing=true".to_owned(),
-            // Its own address may not be a loopback one, and no Service leads to it.
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+            format!("--service-cluster-ip-range={SERVICES}"),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             format!("--client-ca-file={}", certificate("ca.crt")),
@@ -249,7 +274,18 @@ impl ApiServer {
             format!("--audit-log-path={}", file("audit.log")),
             // One file, however long.
             "--audit-log-maxsize=0".to_owned(),
-        ]
+        ];
+        if self.has_nodes() {
+            arguments.push(format!("--advertise-address={}", self.address));
+            // For logs, exec and port-forward: as which client a kubelet knows it.
+            arguments.push("--kubelet-preferred-address-types=InternalIP".to_owned());
+            arguments.push(format!("--kubelet-client-certificate={}", certificate("kubelet-client.crt")));
+            arguments.push(format!("--kubelet-client-key={}", certificate("kubelet-client.key")));
+        } else {
+            // The address that its Service would lead to may not be a loopback one.
+            arguments.push("--endpoint-reconciler-type=none".to_owned());
+        }
+        arguments
     }
 }
 
@@ -269,6 +305,6 @@ fn start_etcd(programs: &Path, port: &Port, folder: &Path) -> anyhow::Result<Pro
     Process::start("etcd", &binaries::program(programs, "etcd")?, &arguments, folder)
 }
 
-fn url(port: &Port) -> String {
-    format!("https://127.0.0.1:{}", port.number())
+fn url(address: Ipv4Addr, port: &Port) -> String {
+    format!("https://{address}:{}", port.number())
 }

@@ -2,15 +2,15 @@
 //! panics with what was seen.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rerank_crds::rerank_deployment::labels::FIELD_MANAGER;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
 
 use crate::api_server::{ApiServer, AuditRecord};
-use crate::http::{LIMIT, root};
+use crate::http::root;
+use crate::kubectl::Kubectl;
 use crate::operator::{Operator, OperatorOptions};
 
 /// Whom the operator is for the API server: its service account.
@@ -24,12 +24,22 @@ pub const OPERATOR_NAMESPACE: &str = "rerank-system";
 pub struct Cluster {
     /// The server and its processes.
     pub server: ApiServer,
+    kubectl: Kubectl,
+}
+
+impl Deref for Cluster {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
+    }
 }
 
 impl Cluster {
     /// Starts it, with the definition and the rights of the whole cluster.
     pub async fn start() -> Self {
-        let cluster = Self { server: ApiServer::start().await.unwrap() };
+        let server = ApiServer::start().await.unwrap();
+        let cluster = Self { kubectl: server.as_administrator(), server };
         cluster.apply_file("crds/rerankdeployments.yaml", &["--server-side"]).await;
         cluster.established("rerankdeployments.rerank.semantik.dev").await;
         cluster.apply_file("operator/rbac/cluster.yaml", &[]).await;
@@ -56,30 +66,9 @@ impl Cluster {
         operator
     }
 
-    /// From now on everything that names no namespace is in this one, which is there.
-    pub async fn enter(&self, namespace: &str) {
-        self.kubectl(&["config", "set-context", "--current", &format!("--namespace={namespace}")]).await;
-    }
-
     /// What a command printed, which must succeed.
     pub async fn kubectl(&self, arguments: &[&str]) -> String {
-        let finished = self.server.kubectl(arguments).await.unwrap();
-        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
-        finished.stdout
-    }
-
-    /// Applies an object.
-    pub async fn apply(&self, object: &Value) {
-        let finished = self.server.kubectl_with_input(&["apply", "-f", "-"], &object.to_string()).await.unwrap();
-        assert_eq!(finished.code, Some(0), "{finished:?}");
-    }
-
-    /// Applies a file of the repository.
-    pub async fn apply_file(&self, path: &str, arguments: &[&str]) {
-        let path = root().join(path);
-        let mut all = vec!["apply", "-f", path.to_str().unwrap()];
-        all.extend(arguments);
-        self.kubectl(&all).await;
+        self.kubectl.run(arguments).await
     }
 
     /// Has the API server know a kind that is somebody else's, by that one's own definition. `kind` as in `scaledobjects.keda.sh`.
@@ -87,69 +76,6 @@ impl Cluster {
         let path = self.server.definition(file).unwrap();
         self.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).await;
         self.established(kind).await;
-    }
-
-    /// Waits until a kind can be used. `kubectl wait` fails where the definition has no conditions at all yet.
-    async fn established(&self, kind: &str) {
-        let is_established = |definition: &Value| {
-            let conditions = definition["status"]["conditions"].as_array();
-            conditions.into_iter().flatten().any(|one| one["type"] == "Established" && one["status"] == "True")
-        };
-        self.until("crd", kind, "been established", is_established).await;
-    }
-
-    /// Merges a patch into an object.
-    pub async fn patch(&self, kind: &str, name: &str, patch: &Value) {
-        self.kubectl(&["patch", kind, name, "--type=merge", "-p", &patch.to_string()]).await;
-    }
-
-    /// Merges a patch into the status of an object.
-    pub async fn patch_status(&self, kind: &str, name: &str, status: &Value) {
-        let patch = json!({ "status": status }).to_string();
-        self.kubectl(&["patch", kind, name, "--subresource=status", "--type=merge", "-p", &patch]).await;
-    }
-
-    /// An object as JSON; null where it is not there.
-    pub async fn get(&self, kind: &str, name: &str) -> Value {
-        let finished = self.server.kubectl(&["get", kind, name, "-o", "json"]).await.unwrap();
-        serde_json::from_str(&finished.stdout).unwrap_or(Value::Null)
-    }
-
-    /// Waits until an object is as asked; answers it.
-    pub async fn until(&self, kind: &str, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let object = self.get(kind, name).await;
-            if is_so(&object) {
-                return object;
-            }
-            assert!(begun.elapsed() < LIMIT, "{kind} {name} never has {what}: {object:#}");
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Waits for a reason of a condition; answers the condition.
-    pub async fn reason(&self, name: &str, kind: &str, reason: &str) -> Value {
-        let what = format!("{kind} {reason}");
-        let object = self.until("rrd", name, &what, |object| condition(object, kind)["reason"] == reason).await;
-        condition(&object, kind)
-    }
-
-    /// Events about an object, by reason and type, until there is one of that reason.
-    pub async fn event(&self, name: &str, reason: &str) -> Value {
-        let begun = Instant::now();
-        loop {
-            let listed = self.kubectl(&["get", "events.events.k8s.io", "-A", "-o", "json"]).await;
-            let listed: Value = serde_json::from_str(&listed).unwrap();
-            let events = listed["items"].as_array().cloned().unwrap_or_default();
-            if let Some(event) =
-                events.iter().find(|event| event["regarding"]["name"] == name && event["reason"] == reason)
-            {
-                return event.clone();
-            }
-            assert!(begun.elapsed() < LIMIT, "no event {reason} about {name}: {events:#?}");
-            sleep(Duration::from_millis(100)).await;
-        }
     }
 
     /// What the operator asked of the API server so far.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -70,9 +70,16 @@ pub struct SmallHub {
 impl SmallHub {
     /// Serves each named repository from a folder. Weights lie on another port, as a hub's storage does.
     pub async fn start(repositories: &[(&str, &Path)]) -> anyhow::Result<Self> {
+        Self::start_on([Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST].map(|address| (address, 0).into()), repositories)
+            .await
+    }
+
+    /// The same on these two addresses, the hub's and its storage's. They are what it redirects to.
+    pub async fn start_on(addresses: [SocketAddr; 2], repositories: &[(&str, &Path)]) -> anyhow::Result<Self> {
         let repositories = repositories.iter().map(|(name, path)| ((*name).to_owned(), (*path).to_owned())).collect();
         let state = Arc::new(Mutex::new(State { repositories, ..State::default() }));
-        let (front, storage) = (listen().await?, listen().await?);
+        let [front, storage] = addresses;
+        let (front, storage) = (listen(front).await?, listen(storage).await?);
         let (address, storage_address) = (front.local_addr()?, storage.local_addr()?);
         let tasks = vec![
             tokio::spawn(serve(front, Arc::clone(&state), Some(storage_address))),
@@ -121,8 +128,8 @@ impl Drop for SmallHub {
     }
 }
 
-async fn listen() -> anyhow::Result<TcpListener> {
-    TcpListener::bind("127.0.0.1:0").await.context("failed to open a port for the hub")
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.context("failed to open a port for the hub")
 }
 
 async fn serve(listener: TcpListener, state: Arc<Mutex<State>>, storage: Option<SocketAddr>) {
@@ -280,6 +287,10 @@ fn listing(folder: &Path, fault: HubFault) -> anyhow::Result<String> {
     let mut siblings = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
+        // Other libraries' folders, such as 1_Pooling.
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_name().and_then(|name| name.to_str()).context("a name is no text")?.to_owned();
         let content = std::fs::read(&path)?;
         siblings.push(match name.ends_with(".safetensors") {

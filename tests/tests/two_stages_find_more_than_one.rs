@@ -5,10 +5,13 @@ use rerank_server::evaluate::measures::{bootstrap, mean, ndcg, recall};
 use rerank_server::search::SearchRequest;
 use rerank_tests::bm25::Bm25;
 use rerank_tests::corpus::Corpus;
+use rerank_tests::http::root;
 use rerank_tests::models;
 use rerank_tests::service::{TinyService, arriving};
 
 const CANDIDATES: usize = 50;
+/// Of each, both orders are in a file.
+const GOLDEN_QUERIES: usize = 5;
 const RESAMPLES: usize = 10_000;
 /// As in the models' figures: a document of any grade is relevant.
 const RELEVANT_FROM: u32 = 1;
@@ -76,4 +79,37 @@ async fn reranking_beats_the_vector_order_and_bm25_on_held_out_queries() {
     assert!(reranked >= 1.2 * vector, "reranked {reranked} against {vector}");
     assert!(gain.low > 0.0, "{gain:?}");
     assert!(reranked > lexical && over_words.low > 0.0, "{over_words:?}");
+}
+
+/// What a pod in a cluster must answer too. `UPDATE_GOLDEN=1` writes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_orders_of_some_queries_are_golden() {
+    let corpus = Corpus::read().unwrap();
+    let service = TinyService::open(|_| {}).await.unwrap();
+    service.index(&corpus).await.unwrap();
+    let mut orders = serde_json::Map::new();
+    for query in corpus.queries.iter().step_by(corpus.queries.len() / GOLDEN_QUERIES).take(GOLDEN_QUERIES) {
+        let ids = async |use_reranker| -> Vec<String> {
+            let request = SearchRequest {
+                query: query.text.clone(),
+                k: 10,
+                use_reranker: Some(use_reranker),
+                ..SearchRequest::default()
+            };
+            let answer = service.parts.searcher.search(request, &arriving()).await.unwrap();
+            answer.results.iter().map(|result| result.id.in_judgements()).collect()
+        };
+        let (reranked, vector) = (ids(true).await, ids(false).await);
+        assert_ne!(reranked, vector, "{}: an order that shows nothing", query.text);
+        orders.insert(query.text.clone(), serde_json::json!({"reranked": reranked, "vector": vector}));
+    }
+    service.close().await.unwrap();
+    let path = root().join("tests/golden/orders.json");
+    let text = format!("{:#}\n", serde_json::Value::from(orders));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert!(text == golden, "{} is out of date; UPDATE_GOLDEN=1 writes it\n{text}", path.display());
 }

@@ -32,6 +32,16 @@ pub fn folder(variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<Pat
     Ok(folder)
 }
 
+/// The folder of what runs pods: `make node` builds it.
+///
+/// # Errors
+/// It is not built.
+pub fn node_folder(variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<PathBuf> {
+    let folder = cache(&variable)?.join(format!("node-{}", version()?)).join("bin");
+    anyhow::ensure!(folder.is_dir(), "{} is missing; run `make node`", folder.display());
+    Ok(folder)
+}
+
 /// One program of the folder. For those that not everybody brings along.
 pub(super) fn program(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let program = folder.join(name);

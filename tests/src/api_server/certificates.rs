@@ -20,21 +20,25 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Makes a CA, and what it signs for an API server on 127.0.0.1.
-    pub(super) fn create(folder: &Path) -> anyhow::Result<Self> {
+    /// Makes a CA, and what it signs for an API server of these names and addresses.
+    pub(super) fn create(folder: &Path, names: &[&str]) -> anyhow::Result<Self> {
         let authority = Authority::new("rerank-tests")?;
         let certificates = Self { folder: folder.to_owned(), authority, users: AtomicUsize::new(0) };
         certificates.write("ca.crt", certificates.authority.certificate())?;
-        let serving = certificates.authority.certify("127.0.0.1")?;
+        let serving = certificates.authority.certify_names(names)?;
         certificates.write("serving.crt", &serving.certificate)?;
         certificates.write("serving.key", &serving.key)?;
+        let client = certificates.user("kube-apiserver", &["system:masters"])?;
+        certificates.write("kubelet-client.crt", &client.certificate)?;
+        certificates.write("kubelet-client.key", &client.key)?;
         let accounts = KeyPair::generate()?;
         certificates.write("service-accounts.key", &accounts.serialize_pem())?;
         certificates.write("service-accounts.pub", &accounts.public_key_pem())?;
         Ok(certificates)
     }
 
-    /// A file of the folder: `ca.crt`, `serving.crt`, `serving.key`, `service-accounts.key` or `service-accounts.pub`.
+    /// A file of the folder: `ca.crt`, `serving.crt`, `serving.key`, `kubelet-client.crt`, `kubelet-client.key`,
+    /// `service-accounts.key` or `service-accounts.pub`.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }

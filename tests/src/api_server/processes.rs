@@ -12,25 +12,25 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 /// What an error tells of a log.
 const TAIL_LINES: usize = 20;
 
-/// A port of 127.0.0.1 that nobody else is given. It is bound with `SO_REUSEPORT` and never listened on, so a program that
+/// A port of this machine that nobody else is given. It is bound with `SO_REUSEPORT` and never listened on, so a program that
 /// binds it the same way gets every connection, and while that one is down they are refused.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     number: u16,
     _socket: OwnedFd,
 }
 
 impl Port {
-    pub(super) fn keep() -> anyhow::Result<Self> {
+    pub(crate) fn keep(address: Ipv4Addr) -> anyhow::Result<Self> {
         let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .context("failed to make a socket")?;
         sockopt::set_socket_reuseport(&socket, true).context("failed to share a port")?;
-        bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).context("failed to find a free port")?;
+        bind(&socket, &SocketAddrV4::new(address, 0)).context("failed to find a free port")?;
         let number = SocketAddr::try_from(getsockname(&socket)?).context("a socket has no address")?.port();
         Ok(Self { number, _socket: socket })
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }
@@ -38,17 +38,18 @@ impl Port {
 /// A running program. Dropping it ends it and waits for that, so that nothing writes into its folder afterwards: what tokio's
 /// own handle cannot do, and why this is std's.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
-    /// Starts a program with `folder` as its home. What it says is appended to `<name>.log` there.
+    /// Starts a program with `folder` as its home and with its own neighbours first on its path. What it says is appended to
+    /// `<name>.log` there.
     ///
     /// The kernel ends it when the thread that started it ends, so that none is left where a test's process is killed.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &'static str,
         program: &Path,
         arguments: &[String],
@@ -59,19 +60,23 @@ impl Process {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
         command.current_dir(folder).env("HOME", folder);
+        if let Some(neighbours) = program.parent().filter(|parent| parent.is_absolute()) {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", neighbours.display()));
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().context("failed to share a log")?).stderr(log);
         let child = command.spawn().with_context(|| format!("failed to start {name} by setpriv (of util-linux)"))?;
         Ok(Self { name, child, log: path })
     }
 
     /// The process's id.
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// # Errors
     /// It has ended.
-    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait().with_context(|| format!("failed to look at {}", self.name))? {
             Some(status) => bail!("{} ended with {status}", self.name),
             None => Ok(()),
@@ -79,7 +84,7 @@ impl Process {
     }
 
     /// The last lines of its log, under its name.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
@@ -108,11 +113,11 @@ mod tests {
 
     #[test]
     fn nobody_else_is_given_a_port_that_is_kept() {
-        let port = Port::keep().unwrap();
+        let port = Port::keep(Ipv4Addr::LOCALHOST).unwrap();
         let address = (Ipv4Addr::LOCALHOST, port.number());
         assert_eq!(TcpListener::bind(address).unwrap_err().kind(), ErrorKind::AddrInUse);
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-        let others: Vec<_> = (0..200).map(|_| Port::keep().unwrap()).collect();
+        let others: Vec<_> = (0..200).map(|_| Port::keep(Ipv4Addr::LOCALHOST).unwrap()).collect();
         assert!(others.iter().all(|other| other.number() != port.number()));
     }
 

@@ -38,9 +38,14 @@ impl Authority {
 
     /// Signs a certificate for a host, or for a client of that name.
     pub fn certify(&self, name: &str) -> anyhow::Result<Certified> {
+        self.certify_names(&[name])
+    }
+
+    /// Signs a certificate for a host of several names and addresses; the first is its common name.
+    pub fn certify_names(&self, names: &[&str]) -> anyhow::Result<Certified> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![name.to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, names[0]);
         self.sign(&params, &key)
     }
 
