@@ -33,7 +33,10 @@ pub use pod::{PodTemplate, Service, ServiceType};
 pub use reference::markdown;
 pub use scaling::{Autoscaling, Rollout};
 pub use serving::{Api, Candidates, Lifecycle, Limits, Logging, Timeouts, Tracing};
-pub use status::{Address, Model, ModelState, Performance, RerankDeploymentStatus, SelectedReranker};
+pub use status::{
+    Address, MAXIMUM_MODEL_NAME_CHARACTERS, MAXIMUM_MODELS, Model, ModelState, Performance, RerankDeploymentStatus,
+    SelectedReranker,
+};
 pub use store::{Collection, Qdrant, QdrantTls, SecretKey, VectorStore};
 pub use weights::{AccessMode, Cache, Hub, ImageVolume, Weights};
 
@@ -56,7 +59,8 @@ pub use weights::{AccessMode, Cache, Hub, ImageVolume, Weights};
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reranker", type_ = "string", json_path = ".status.reranker.model"),
     printcolumn(name = "Quantization", type_ = "string", json_path = ".status.reranker.quantization"),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Answering", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Loaded", type_ = "string", json_path = ".status.conditions[?(@.type==\"ModelReady\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -66,12 +70,13 @@ pub use weights::{AccessMode, Cache, Hub, ImageVolume, Weights};
     ("has(self.embedding.model) || !has(self.vectorStore)", "embedding.model is required with vectorStore: it names the model that indexed the collections"),
     ("has(self.embedding.model) || has(self.reranker.model)", "name embedding.model (and vectorStore) to search, or reranker.model to rerank only"),
     ("self.reranker.enabled || has(self.vectorStore) || has(self.embedding.model)", "with reranker.enabled: false and without embedding.model nothing is left to serve"),
+    ("!has(self.weights.cache) || !has(self.weights.cache.accessMode) || self.weights.cache.accessMode != 'ReadWriteOncePod' || (self.replicas <= 1 && !has(self.autoscaling) && self.rollout != 'Surge')", "a cache of accessMode ReadWriteOncePod is mounted by one pod alone: at most 1 replica, no autoscaling, and rollout Auto or Recreate; ReadWriteMany allows more"),
 ])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RerankDeploymentSpec {
     /// The server's image. Default: the operator's, one for CPU and one for GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = bounds::IMAGE))]
     pub image: Option<String>,
     /// When the image is pulled. Default: as the cluster does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -17,17 +17,22 @@ pub mod guard;
 
 use guard::Held;
 
+use crate::controller::words::describe;
+
 /// How long a lease holds.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// Whoever could not renew for so long gives up.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often is asked.
 pub const RETRY: Duration = Duration::from_secs(2);
+/// A write that met another is tried so often before that counts as a failure.
+const RACES: usize = 5;
 
 /// One candidate.
 #[derive(Clone)]
 pub struct Candidate {
     api: Api<Lease>,
+    namespace: String,
     name: String,
     identity: String,
     held: Held,
@@ -41,6 +46,15 @@ impl std::fmt::Debug for Candidate {
             .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
+}
+
+/// Why the lease could not be read or written.
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("somebody else writes the lease again and again")]
+    Races,
 }
 
 /// What a look at the lease tells a candidate. Pure.
@@ -67,7 +81,8 @@ impl Watch {
 impl Candidate {
     /// A candidate of that name for the Lease. It says in `held` how long it has it.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str, held: Held) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity: identity.to_owned(), held }
+        let (api, namespace) = (Api::namespaced(client, namespace), namespace.to_owned());
+        Self { api, namespace, name: name.to_owned(), identity: identity.to_owned(), held }
     }
 
     /// Waits until the lease is ours.
@@ -83,7 +98,16 @@ impl Candidate {
                     return;
                 }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::warn!(error = %error, lease = self.name, "Could not look at the lease"),
+                Ok(Err(error)) => {
+                    let (error, hint) = (describe(&error), hint(&error));
+                    tracing::warn!(
+                        error,
+                        hint,
+                        namespace = self.namespace,
+                        lease = self.name,
+                        "Could not look at the lease"
+                    );
+                }
                 Err(_elapsed) => tracing::warn!(lease = self.name, "The API server does not answer about the lease"),
             }
             sleep(RETRY).await;
@@ -108,7 +132,9 @@ impl Candidate {
                     tracing::error!(lease = self.name, "Somebody else has the lease");
                     return;
                 }
-                Ok(Err(error)) => tracing::warn!(error = %error, lease = self.name, "Could not renew the lease"),
+                Ok(Err(error)) => {
+                    tracing::warn!(error = describe(&error), lease = self.name, "Could not renew the lease");
+                }
                 Err(_elapsed) => {}
             }
             if renewed.elapsed() >= RENEW_DEADLINE {
@@ -138,14 +164,18 @@ impl Candidate {
         match timeout(RETRY, outcome).await {
             Ok(Ok(())) => tracing::info!(lease = self.name, "Gave the lease back"),
             Ok(Err(error)) => {
-                tracing::warn!(error = %(error as kube::Error), lease = self.name, "Could not give the lease back");
+                tracing::warn!(
+                    error = describe(&(error as kube::Error)),
+                    lease = self.name,
+                    "Could not give the lease back"
+                );
             }
             Err(_elapsed) => tracing::warn!(lease = self.name, "Could not give the lease back in time"),
         }
     }
 
     /// Takes or renews the lease where that is allowed. A write that meets a newer version is refused, so of two only one succeeds.
-    async fn try_take(&self, watch: &mut Watch) -> Result<bool, kube::Error> {
+    async fn try_take(&self, watch: &mut Watch) -> Result<bool, LeaseError> {
         // Counted from before the request: nobody else counts from earlier.
         let asked = Instant::now();
         let is_ours = self.ask(watch).await?;
@@ -155,19 +185,33 @@ impl Candidate {
         Ok(is_ours)
     }
 
-    async fn ask(&self, watch: &mut Watch) -> Result<bool, kube::Error> {
-        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
-            let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-                spec: Some(self.mine(None)),
+    /// A write that met a newer version says nothing of whose that is: the client sends a write again whose answer was lost, and somebody
+    /// may have labelled the lease. So it is read again, and only another holder has it.
+    async fn ask(&self, watch: &mut Watch) -> Result<bool, LeaseError> {
+        for _ in 0..RACES {
+            let outcome = match self.api.get_opt(&self.name).await? {
+                None => {
+                    let lease = Lease {
+                        metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                        spec: Some(self.mine(None)),
+                    };
+                    self.api.create(&parameters(), &lease).await
+                }
+                Some(lease) if !watch.may_take(lease.spec.as_ref(), &self.identity, Instant::now()) => {
+                    return Ok(false);
+                }
+                Some(mut lease) => {
+                    lease.spec = Some(self.mine(lease.spec.as_ref()));
+                    self.api.replace(&self.name, &parameters(), &lease).await
+                }
             };
-            return lost_race(self.api.create(&parameters(), &lease).await);
-        };
-        if !watch.may_take(lease.spec.as_ref(), &self.identity, Instant::now()) {
-            return Ok(false);
+            match outcome {
+                Ok(_) => return Ok(true),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        lease.spec = Some(self.mine(lease.spec.as_ref()));
-        lost_race(self.api.replace(&self.name, &parameters(), &lease).await)
+        Err(LeaseError::Races)
     }
 
     fn mine(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
@@ -192,17 +236,28 @@ fn parameters() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// Somebody else was quicker: that is no error.
-fn lost_race(outcome: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
-    match outcome {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-        Err(error) => Err(error),
+/// What may help, where the API server says that the lease cannot be.
+fn hint(error: &LeaseError) -> Option<&'static str> {
+    match error {
+        LeaseError::Api(kube::Error::Api(status)) if status.code == 403 => {
+            Some("grant get, create and update on this lease, or name another namespace by --lease-namespace")
+        }
+        LeaseError::Api(kube::Error::Api(status)) if status.code == 404 => {
+            Some("the namespace is missing; name one that is there by --lease-namespace")
+        }
+        LeaseError::Api(_) | LeaseError::Races => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use tower::BoxError;
+
     use super::*;
 
     fn held_by(holder: &str, renewed: i64) -> LeaseSpec {
@@ -231,5 +286,117 @@ mod tests {
         assert!(Watch::default().may_take(Some(&held_by("", 1)), "b", now));
         assert!(Watch::default().may_take(Some(&held_by("b", 1)), "b", now));
         assert!(Watch::default().may_take(None, "b", now));
+    }
+
+    /// An API server with one lease. Of each write the first `lost` get through and are answered with 503, as to a client that sends
+    /// them again; `theirs`: somebody takes the lease before the next write.
+    #[derive(Default)]
+    struct Server {
+        lease: Option<Value>,
+        version: u64,
+        lost: usize,
+        labelled: bool,
+        theirs: Option<String>,
+    }
+
+    impl Server {
+        fn answer(&mut self, method: &Method, body: &[u8]) -> (u16, Value) {
+            let failure =
+                |code: u16| (code, json!({"status": "Failure", "message": "no", "reason": "Any", "code": code}));
+            if *method == Method::GET {
+                return self.lease.clone().map_or_else(failure_not_found, |lease| (200, lease));
+            }
+            let mut sent: Value = serde_json::from_slice(body).unwrap();
+            if std::mem::take(&mut self.labelled) {
+                self.version += 1;
+                self.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            }
+            if let (Some(name), Some(lease)) = (self.theirs.take(), &mut self.lease) {
+                self.version += 1;
+                lease["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                lease["spec"]["holderIdentity"] = json!(name);
+            }
+            let live = self.lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
+            let is_current = match &live {
+                Some(live) => *method == Method::PUT && *live == sent["metadata"]["resourceVersion"],
+                None => *method == Method::POST,
+            };
+            if !is_current {
+                return failure(409);
+            }
+            self.version += 1;
+            sent["metadata"]["resourceVersion"] = json!(self.version.to_string());
+            self.lease = Some(sent.clone());
+            if self.lost > 0 {
+                self.lost -= 1;
+                // As the client would see it that sends the same again.
+                return failure(409);
+            }
+            (200, sent)
+        }
+    }
+
+    fn failure_not_found() -> (u16, Value) {
+        (404, json!({"status": "Failure", "message": "no", "reason": "NotFound", "code": 404}))
+    }
+
+    fn candidate(server: &Arc<Mutex<Server>>, identity: &str) -> Candidate {
+        let server = Arc::clone(server);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = Arc::clone(&server);
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect_bytes().await?;
+                let (code, answer) = server.lock().unwrap().answer(&head.method, &body);
+                let answer = Body::from(answer.to_string().into_bytes());
+                Ok::<_, BoxError>(Response::builder().status(code).body(answer)?)
+            }
+        });
+        Candidate::new(Client::new(service, "default"), "default", "rerank-operator", identity, Held::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_lost_or_a_label_of_somebody_ends_no_lead() {
+        let server = Arc::<Mutex<Server>>::default();
+        let ours = candidate(&server, "a");
+        ours.win().await;
+        for change in [|server: &mut Server| server.lost = 1, |server: &mut Server| server.labelled = true] {
+            change(&mut server.lock().unwrap());
+            assert!(timeout(Duration::from_secs(9), ours.hold()).await.is_err(), "it leads");
+            let server = server.lock().unwrap();
+            assert_eq!(server.lease.as_ref().unwrap()["spec"]["holderIdentity"], "a");
+            assert_eq!((server.lost, server.labelled), (0, false), "it happened");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_took_the_lease_has_it() {
+        let server = Arc::<Mutex<Server>>::default();
+        let ours = candidate(&server, "a");
+        ours.win().await;
+        server.lock().unwrap().theirs = Some("b".to_owned());
+        timeout(Duration::from_secs(3), ours.hold()).await.expect("it is over");
+        assert_eq!(server.lock().unwrap().lease.as_ref().unwrap()["spec"]["holderIdentity"], "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_never_get_through_end_the_lead_in_time() {
+        let server = Arc::<Mutex<Server>>::default();
+        let ours = candidate(&server, "a");
+        ours.win().await;
+        server.lock().unwrap().lost = usize::MAX;
+        timeout(RENEW_DEADLINE + RETRY * 2, ours.hold()).await.expect("it is over");
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_names_the_flag() {
+        let refused = |code| {
+            let status = kube::core::Status::failure("no", "Any").with_code(code).boxed();
+            hint(&LeaseError::Api(kube::Error::Api(status)))
+        };
+        for code in [403, 404] {
+            assert!(refused(code).unwrap().contains("--lease-namespace"), "{code}");
+        }
+        assert_eq!(refused(500), None);
     }
 }

@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use rerank_crds::RerankDeployment;
 use rerank_operator::controller::actions::{Action, actions};
+use rerank_operator::controller::additions::additions;
 use rerank_operator::controller::build::{Replacement, Settings, build};
 use rerank_operator::controller::contains::contains;
 use rerank_operator::controller::kinds::ChildKind;
@@ -31,6 +32,7 @@ enum Past {
     Missing,
     AsWanted,
     Edited,
+    AddedTo,
     FieldsLost,
     Terminating,
     SomebodyElses,
@@ -49,19 +51,37 @@ impl Server {
             self.version += 1;
             match action {
                 Action::Apply { kind, child } => {
-                    let before =
-                        self.live.iter().position(|(other, _)| *other == kind).map(|at| self.live.remove(at).1);
+                    let is_it = |other: &Value| other["metadata"]["name"] == child["metadata"]["name"];
+                    let at = self.live.iter().position(|(other, live)| *other == kind && is_it(live));
+                    let before = at.map(|at| self.live.remove(at).1);
+                    if let Some(before) = before.as_ref().filter(|before| before["immutable"] == true) {
+                        assert_eq!(before["data"], child["data"], "the API server would refuse it");
+                    }
                     let mut after = before.unwrap_or_else(|| json!({"metadata": {"uid": format!("uid-{kind:?}")}}));
                     merge(&mut after, &child);
                     after["metadata"]["resourceVersion"] = json!(self.version.to_string());
                     self.live.push((kind, after));
                 }
+                Action::TakeAway { kind, name, patch } => {
+                    let is_it = |(other, live): &&mut (ChildKind, Value)| {
+                        *other == kind && live["metadata"]["name"] == json!(name)
+                    };
+                    let (_, live) = self.live.iter_mut().find(is_it).expect("only what is there is patched");
+                    for field in ["uid", "resourceVersion"] {
+                        assert_eq!(live["metadata"][field], patch["metadata"][field]);
+                    }
+                    patch_by(live, &patch);
+                    live["metadata"]["resourceVersion"] = json!(self.version.to_string());
+                }
                 Action::Delete { kind, name, uid, resource_version } => {
-                    let at =
-                        self.live.iter().position(|(other, _)| *other == kind).expect("only what is there is deleted");
+                    let is_it = |other: &Value| other["metadata"]["name"] == name;
+                    let at = self.live.iter().position(|(other, live)| *other == kind && is_it(live));
+                    let at = at.expect("only what is there is deleted");
                     let metadata = &self.live[at].1["metadata"];
-                    assert_eq!((&metadata["name"], &metadata["uid"]), (&json!(name), &json!(uid)));
-                    assert_eq!(metadata["resourceVersion"], json!(resource_version));
+                    assert_eq!(
+                        (&metadata["uid"], &metadata["resourceVersion"]),
+                        (&json!(uid), &json!(resource_version))
+                    );
                     self.live.remove(at);
                 }
             }
@@ -75,10 +95,53 @@ fn merge(live: &mut Value, applied: &Value) {
     match (live, applied) {
         (Value::Object(live), Value::Object(applied)) => {
             for (name, value) in applied {
-                merge(live.entry(name).or_insert(Value::Null), value);
+                let live = live.entry(name).or_insert(Value::Null);
+                // Selectors are one value.
+                if ["selector", "podSelector", "matchLabels"].contains(&name.as_str()) {
+                    *live = Value::Null;
+                }
+                merge(live, value);
             }
         }
         (live, applied) => *live = applied.clone(),
+    }
+}
+
+/// JSON merge patch (RFC 7396).
+fn patch_by(live: &mut Value, patch: &Value) {
+    let Some(fields) = patch.as_object() else {
+        *live = patch.clone();
+        return;
+    };
+    for (name, value) in fields {
+        if value.is_null() {
+            live.as_object_mut().unwrap().remove(name);
+        } else {
+            patch_by(&mut live[name], value);
+        }
+    }
+}
+
+/// Adds something that changes who is reached or what a pod may do, chosen by a number.
+fn add(child: &mut Value, choice: usize) {
+    let additions: [(&str, &str, Value); 8] = [
+        ("/spec/selector", "canary", json!("yes")),
+        ("/spec/podSelector/matchLabels", "canary", json!("yes")),
+        ("/spec", "paused", json!(true)),
+        ("/spec/template/spec", "hostNetwork", json!(true)),
+        ("/spec/template/spec/securityContext", "runAsUser", json!(0)),
+        ("/spec/template/spec/containers/0", "command", json!(["sleep"])),
+        ("/spec/template/spec/containers/0/env", "-", json!({"name": "RUST_LOG", "value": "trace"})),
+        ("/spec/ports", "-", json!({"name": "back", "port": 1234, "targetPort": 9090})),
+    ];
+    let found: Vec<_> = additions.into_iter().filter(|(at, ..)| child.pointer(at).is_some()).collect();
+    if found.is_empty() {
+        return;
+    }
+    let (at, name, value) = found[choice % found.len()].clone();
+    match child.pointer_mut(at).unwrap() {
+        Value::Array(items) => items.push(value),
+        place => place[name] = value,
     }
 }
 
@@ -114,6 +177,7 @@ fn start(object: &RerankDeployment, pasts: &[(Past, usize)]) -> Server {
             Past::AsWanted => {}
             Past::Missing => drop(server.live.remove(place)),
             Past::Edited => edit(child, *choice),
+            Past::AddedTo => add(child, *choice),
             Past::FieldsLost => {
                 let kept = ["apiVersion", "kind", "metadata"];
                 child.as_object_mut().unwrap().retain(|name, _| kept.contains(&name.as_str()));
@@ -134,6 +198,8 @@ fn pasts() -> impl Strategy<Value = Vec<(Past, usize)>> {
         Past::AsWanted,
         Past::Edited,
         Past::Edited,
+        Past::AddedTo,
+        Past::AddedTo,
         Past::FieldsLost,
         Past::Terminating,
         Past::SomebodyElses,
@@ -171,6 +237,7 @@ proptest! {
         for (kind, child) in &wanted {
             let live = server.live.iter().find(|(other, _)| other == kind).map(|(_, child)| child);
             prop_assert!(live.is_some_and(|live| contains(live, child)), "{kind:?} {pasts:?}");
+            prop_assert_eq!(live.and_then(|live| additions(*kind, live, child)), None);
         }
     }
 }
@@ -190,10 +257,10 @@ fn what_is_not_wanted_any_more_is_deleted_as_it_was_seen_and_a_change_and_its_re
         .into_iter()
         .filter_map(|action| match action {
             Action::Delete { kind, .. } => Some(kind),
-            Action::Apply { .. } => None,
+            Action::Apply { .. } | Action::TakeAway { .. } => None,
         })
         .collect();
-    assert_eq!(deletions, [ChildKind::CacheClaim, ChildKind::Autoscaler]);
+    assert_eq!(deletions, [ChildKind::ConfigMap, ChildKind::CacheClaim, ChildKind::Autoscaler]);
     server.do_all(actions(&changed, &wanted(&changed), &server.live).unwrap());
     server.do_all(actions(&object, &first, &server.live).unwrap());
     let plain = |live: &[(ChildKind, Value)]| {

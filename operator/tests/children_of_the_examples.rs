@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use rerank_crds::RerankDeployment;
 use rerank_crds::catalog::DeviceKind;
 use rerank_crds::server_config::ServerConfig;
-use rerank_operator::controller::build::{Children, Replacement, Settings, build};
+use rerank_operator::controller::build::{
+    Children, Replacement, Settings, TEMPLATE_DIGEST, TemplateDigest, build, pod_template,
+};
 use rerank_operator::controller::validate::validate;
 use serde_json::{Value, json};
 
@@ -155,6 +157,42 @@ fn a_change_that_the_pod_does_not_read_does_not_touch_its_template() {
     let mut changed = object.clone();
     changed.spec.candidates.multiplier = 10;
     assert_ne!(template(&changed), before, "the server reads it at start");
+}
+
+/// A pod that starts again reads what it was made with, whatever has been asked for meanwhile.
+#[test]
+fn each_configuration_has_a_name_of_its_own_and_pods_mount_theirs() {
+    let mut longest = example("minimal.yaml");
+    longest.metadata.name = Some("a".repeat(rerank_crds::rerank_deployment::MAXIMUM_NAME_CHARACTERS));
+    let config_map = |object: &RerankDeployment| {
+        let made = children(object);
+        assert_eq!(made.config_map.immutable, Some(true));
+        let pod = &template(object)["spec"];
+        let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "config").unwrap();
+        let name = made.config_map.metadata.name.unwrap();
+        assert_eq!(volume["configMap"]["name"], name.as_str());
+        assert!(name.len() <= 63, "{name}");
+        name
+    };
+    let before = config_map(&longest);
+    let mut changed = longest.clone();
+    changed.spec.replicas = 5;
+    assert_eq!(config_map(&changed), before);
+    changed.spec.candidates.multiplier = 10;
+    assert_ne!(config_map(&changed), before);
+}
+
+#[test]
+fn a_template_is_told_from_another_by_all_that_it_holds_but_its_own_digest() {
+    let mut object = example("minimal.yaml");
+    let plan = validate(&object.spec).unwrap();
+    let digest = |object: &RerankDeployment| TemplateDigest::of_template(&pod_template(object, &plan, &settings()));
+    let bare = digest(&object);
+    assert!(bare.is_some());
+    object.spec.pod_template.annotations.insert(TEMPLATE_DIGEST.to_owned(), "theirs".to_owned());
+    assert_eq!(digest(&object), bare, "it is ours to write");
+    object.spec.pod_template.annotations.insert("a".to_owned(), "b".to_owned());
+    assert_ne!(digest(&object), bare);
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub enum Command {
     Download(DownloadArguments),
     /// Check whether `serve` could answer: configuration, weights, memory, keys, store, collections.
     Preflight(PreflightArguments),
+    /// Ask a running service once: a search, or with --document the order of texts. Waits while its models load.
+    Ask(AskArguments),
 }
 
 /// Where the configuration stands.
@@ -245,6 +247,32 @@ pub struct PreflightArguments {
     /// Logging.
     #[command(flatten)]
     pub log: LogArguments,
+}
+
+/// `ask`.
+#[derive(Debug, Args)]
+pub struct AskArguments {
+    /// What to ask.
+    #[arg(value_name = "QUERY")]
+    pub query: String,
+    /// Where the service answers.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+    /// A text to order by the query instead of a search; once for each.
+    #[arg(long = "document", value_name = "TEXT")]
+    pub documents: Vec<String>,
+    /// Key, where the service asks for one. Others on this machine can read a command line, not its environment.
+    #[arg(long, value_name = "KEY", env = "RERANK_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// PEM file of what vouches for the service's certificate. Default: the system's roots.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// How long is tried while the service starts, is busy or loads models.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout_seconds: u64,
+    /// Said beside the error where it fails: what to look at.
+    #[arg(long, value_name = "TEXT")]
+    pub advice: Option<String>,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::args::{Command, CommandLine, ExitCode, LogArguments, LogFormatName};
 use crate::telemetry::{self, LogOptions};
 use crate::traces::Traces;
 
+mod ask;
 mod demo;
 mod download;
 mod evaluate;
@@ -68,6 +69,7 @@ async fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Evaluate(arguments) => evaluate::run(arguments).await,
         Command::Download(arguments) => download::run(arguments).await,
         Command::Preflight(arguments) => preflight::run(arguments).await,
+        Command::Ask(arguments) => ask::run(arguments).await,
     }
 }
 

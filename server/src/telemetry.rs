@@ -120,13 +120,12 @@ fn is_of_a_trace(metadata: &Metadata<'_>) -> bool {
     metadata.target() == spans::TARGET && metadata.is_span()
 }
 
-/// The user's filter over the libraries' levels.
+/// The user's filter over the libraries' levels. Values of fields are compared as texts: of a regular expression a small one could take
+/// all memory.
 fn filter(options: &LogOptions) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::try_new(format!("{LIBRARIES},{}", options.filter)).map_err(|source| TelemetryError::Filter {
-        filter: options.filter.clone(),
-        setting: options.setting,
-        source,
-    })
+    let filter = format!("{LIBRARIES},{}", options.filter);
+    let parsed = EnvFilter::builder().with_regex(false).parse(filter);
+    parsed.map_err(|source| TelemetryError::Filter { filter: options.filter.clone(), setting: options.setting, source })
 }
 
 #[cfg(test)]
@@ -154,6 +153,14 @@ mod tests {
         let options = LogOptions { filter: "a=b=c".to_owned(), setting: "logging.filter", format: LogFormat::Json };
         let message = install(&options, None).unwrap_err().to_string();
         assert!(message.contains("logging.filter") && message.contains("a=b=c"), "{message}");
+    }
+
+    #[test]
+    fn no_filter_takes_more_memory_than_its_text() {
+        // As a regular expression this is an automaton of 2^20 states.
+        let text = format!("[x{{y=(a|b)*a{}}}]=info", "(a|b)".repeat(20));
+        let options = LogOptions { filter: text, setting: "logging.filter", format: LogFormat::Json };
+        super::filter(&options).unwrap();
     }
 
     #[test]

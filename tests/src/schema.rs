@@ -63,6 +63,14 @@ impl Schema {
     /// # Errors
     /// It would not; the message names the field.
     pub fn check(&self, object: &Value) -> anyhow::Result<()> {
+        self.check_change(None, object)
+    }
+
+    /// Whether an API server would accept the object in place of another.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_change(&self, before: Option<&Value>, object: &Value) -> anyhow::Result<()> {
         serde_json::from_value::<RerankDeployment>(object.clone()).context("the types refuse it")?;
         let refused = self.refused_values(object);
         if !refused.is_empty() {
@@ -72,7 +80,7 @@ impl Schema {
             bail!("{}", told.collect::<Vec<_>>().join("; "));
         }
         find_duplicates(&self.value, object)?;
-        self.cel.validate_compiled(&self.rules, object, None)?;
+        self.cel.validate_compiled(&self.rules, object, before)?;
         Ok(())
     }
 

@@ -18,11 +18,13 @@ use kube::{Client, ResourceExt};
 use rerank_crds::RerankDeployment;
 use rerank_crds::rerank_deployment::labels::FIELD_MANAGER;
 use rerank_operator::controller::actions::APPLIED_DIGEST;
-use rerank_operator::controller::build::Settings;
+use rerank_operator::controller::build::{Settings, names};
 use rerank_operator::controller::kinds::ChildKind;
 use rerank_operator::controller::model_states::ModelStates;
 use rerank_operator::controller::nodes::NodeView;
-use rerank_operator::controller::reconcile::{ReconcileError, Reconciler, describe};
+use rerank_operator::controller::reconcile::{ReconcileError, Reconciler};
+use rerank_operator::controller::validate::validate;
+use rerank_operator::controller::words::describe;
 use rerank_tests::cluster::{Cluster, OPERATOR_USER};
 use rerank_tests::cut_client::{Cut, Moment};
 use serde_json::{Value, json};
@@ -131,6 +133,15 @@ fn workloads() -> Vec<Workload> {
             vec![
                 Step::Change(json!({"accelerator": {"gpu": {"memoryBytes": 1_000_000_000}}, "replicas": 2})),
                 Step::Change(json!({"accelerator": {"gpu": {"memoryBytes": null}}})),
+            ],
+        ),
+        workload(
+            "too large beside another model and then scaled",
+            vec![minimal()],
+            vec![
+                Step::Change(json!({"embedding": {"model": "Qwen/Qwen3-Embedding-4B"},
+                    "accelerator": {"gpu": {"memoryBytes": 1_000_000_000}}})),
+                Step::Change(json!({"replicas": 3})),
             ],
         ),
         workload("name taken and then free", vec![Step::Occupy], vec![minimal(), Step::Remove(ChildKind::Service)]),
@@ -356,7 +367,8 @@ impl Ground {
 }
 
 fn child_name(kind: ChildKind) -> String {
-    kind.name(&RerankDeployment::new(NAME, serde_json::from_value(specification(&json!({}))).unwrap()))
+    let object = RerankDeployment::new(NAME, serde_json::from_value(specification(&json!({}))).unwrap());
+    kind.name(&object).unwrap_or_else(|| names::config_map(&object, &validate(&object.spec).unwrap()))
 }
 
 /// Hides what differs between two namespaces, or by the clock. That it is there stays.

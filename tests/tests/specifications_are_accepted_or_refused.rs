@@ -24,6 +24,11 @@ fn cases() -> Vec<(Value, Expected)> {
         }
         object
     };
+    let one_pod = |mut more: Value| {
+        more["weights"] = json!({"cache": {"storageClass": "", "accessMode": "ReadWriteOncePod"}});
+        spec(more)
+    };
+    let egress = |cidr: &str| spec(json!({"access": {"networkPolicy": {"egressPeers": [{"cidr": cidr}]}}}));
     let long_name = "n".repeat(49);
     vec![
         (json!({}), Ok(())),
@@ -86,6 +91,9 @@ fn cases() -> Vec<(Value, Expected)> {
         (collection(json!({"collections": []})), Err("spec.vectorStore.qdrant.collections")),
         (collection(json!({"collections": [{"name": "a"}, {"name": "a"}]})), Err("Duplicate")),
         (collection(json!({"url": "qdrant:6334"})), Err("url must be http:// or https://")),
+        (collection(json!({"url": "http://qdrant"})), Err("url must name Qdrant's gRPC port")),
+        (collection(json!({"url": "https://[fd00::1]"})), Err("url must name Qdrant's gRPC port")),
+        (collection(json!({"url": "https://[fd00::1]:443/"})), Ok(())),
         (collection(json!({"url": "ftp://qdrant:6334"})), Err("url must be http:// or https://")),
         (collection(json!({"url": "http://169.254.169.254:80"})), Err("link-local address or a metadata service")),
         (
@@ -128,7 +136,32 @@ fn cases() -> Vec<(Value, Expected)> {
         (spec(json!({"weights": {"persistentVolumeClaim": "w", "cache": {}}})), Err("cache belongs to hub")),
         (spec(json!({"weights": {"hub": {}, "cache": {"size": "20Gi"}}})), Ok(())),
         (spec(json!({"weights": {"cache": {"size": "much"}}})), Err("spec.weights.cache.size")),
+        (spec(json!({"weights": {"cache": {"size": "0"}}})), Err("spec.weights.cache.size")),
+        (spec(json!({"weights": {"cache": {"storageClass": "Bad Class"}}})), Err("spec.weights.cache.storageClass")),
+        (spec(json!({"weights": {"cache": {"storageClass": ""}}})), Ok(())),
+        (spec(json!({"weights": {"cache": {"accessMode": "ReadWriteOnce"}}})), Err("accessMode needs storageClass")),
+        (one_pod(json!({})), Ok(())),
+        (one_pod(json!({"replicas": 0, "rollout": "Recreate"})), Ok(())),
+        (one_pod(json!({"replicas": 2})), Err("mounted by one pod alone")),
+        (one_pod(json!({"rollout": "Surge"})), Err("mounted by one pod alone")),
+        (one_pod(json!({"autoscaling": {"maximum": 2}})), Err("mounted by one pod alone")),
         (spec(json!({"weights": {"image": {"reference": "registry/w@sha256:0"}}})), Ok(())),
+        (spec(json!({"weights": {"image": {"reference": "a b"}}})), Err("spec.weights.image.reference")),
+        // Images.
+        (spec(json!({"image": "not an image!!"})), Err("spec.image")),
+        (spec(json!({"image": "[::1]:5000/rerank/server_1:v1.0@sha256:0"})), Ok(())),
+        (spec(json!({"imagePullSecrets": [{"name": ""}]})), Err("spec.imagePullSecrets")),
+        (spec(json!({"imagePullSecrets": [{"name": "registry"}]})), Ok(())),
+        // Pods.
+        (
+            spec(json!({"podTemplate": {"labels": {"app.kubernetes.io/name": "mine"}}})),
+            Err("labels must not name app.kubernetes.io/name"),
+        ),
+        (
+            spec(json!({"podTemplate": {"labels": {"app.kubernetes.io/managed-by": "me"}}})),
+            Err("labels must not name app.kubernetes.io/name"),
+        ),
+        (spec(json!({"podTemplate": {"labels": {"app.kubernetes.io/version": "1", "team": "search"}}})), Ok(())),
         // Access.
         (
             spec(json!({"access": {"clients": [{"name": "a", "collections": []}]}})),
@@ -144,11 +177,38 @@ fn cases() -> Vec<(Value, Expected)> {
             spec(json!({"access": {"apiKeysSecretRef": {"name": "Not A Name"}}})),
             Err("spec.access.apiKeysSecretRef.name"),
         ),
+        (egress("all"), Err("cidr must be the first address of a range")),
+        (egress("10.0.0.0/33"), Err("cidr must be the first address of a range")),
+        (egress("10.0.0.1/8"), Err("cidr must be the first address of a range")),
+        (egress("10.0.0.0/8"), Ok(())),
+        (egress("fd00::/8"), Ok(())),
         (spec(json!({"access": {"networkPolicy": {"egressPeers": [{}]}}})), Err("name one of cidr and podLabels")),
         (spec(json!({"access": {"networkPolicy": {"egressPeers": [{"podLabels": {"app": "qdrant"}}]}}})), Ok(())),
         // Unknown fields.
         (spec(json!({"replica": 2})), Err("replica")),
         (reranker(json!({"batch": 2})), Err("batch")),
+    ]
+}
+
+/// Two changes to the shortest object, of which the second takes the place of the first.
+fn replacements() -> Vec<(Value, Value, Expected)> {
+    let cache = |cache: Value| json!({"spec": {"weights": {"cache": cache}}});
+    let claim = || cache(json!({"storageClass": "a", "size": "20Gi"}));
+    let fixed = "storageClass and accessMode of a claim cannot change";
+    vec![
+        (claim(), claim(), Ok(())),
+        (claim(), cache(json!({"storageClass": "b", "size": "20Gi"})), Err(fixed)),
+        (claim(), cache(json!({"storageClass": "a", "size": "20Gi", "accessMode": "ReadWriteMany"})), Err(fixed)),
+        (claim(), cache(json!({"storageClass": "a", "size": "20Gi", "accessMode": "ReadWriteOnce"})), Ok(())),
+        (claim(), cache(json!({"storageClass": "a", "size": "19Gi"})), Err("size of a claim may only grow")),
+        (claim(), cache(json!({"storageClass": "a", "size": "20480Mi"})), Ok(())),
+        (claim(), cache(json!({"storageClass": "a", "size": "1T"})), Ok(())),
+        // Without a claim everything may change, and it may come and go.
+        (claim(), json!({}), Ok(())),
+        (claim(), cache(json!({"size": "1Gi"})), Ok(())),
+        (cache(json!({"size": "20Gi"})), cache(json!({"size": "1Gi"})), Ok(())),
+        (cache(json!({"size": "20Gi"})), cache(json!({"size": "1Gi", "storageClass": "a"})), Ok(())),
+        (json!({}), claim(), Ok(())),
     ]
 }
 
@@ -199,6 +259,13 @@ fn the_schema_says_so_offline() {
             (found, expected) => differing.push(format!("{change}: {found:?}, expected {expected:?}")),
         }
     }
+    for (before, change, expected) in replacements() {
+        match (schema.check_change(Some(&object(&before)), &object(&change)), expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(words)) if format!("{error:#}").contains(words) => {}
+            (found, expected) => differing.push(format!("{before} -> {change}: {found:?}, expected {expected:?}")),
+        }
+    }
     assert!(differing.is_empty(), "{differing:#?}");
 }
 
@@ -207,7 +274,12 @@ fn every_rule_has_a_case_that_it_refuses() {
     let schema = Schema::of_the_definition().unwrap();
     let mut messages = Vec::new();
     collect(schema.value(), &mut messages);
-    let refused: Vec<&str> = cases().into_iter().filter_map(|(_, expected)| expected.err()).collect();
+    let refused: Vec<&str> = cases()
+        .into_iter()
+        .map(|(_, expected)| expected)
+        .chain(replacements().into_iter().map(|(.., expected)| expected))
+        .filter_map(Result::err)
+        .collect();
     let silent: Vec<&String> =
         messages.iter().filter(|message| !refused.iter().any(|words| message.contains(words))).collect();
     assert!(silent.is_empty() && messages.len() > 20, "{silent:#?}");
@@ -243,6 +315,22 @@ async fn kubernetes_says_the_same() {
             Ok(()) if finished.code == Some(0) => {}
             Err(words) if finished.code == Some(1) && finished.stderr.contains(words) => {}
             expected => differing.push(format!("{change}: {finished:?}, expected {expected:?}")),
+        }
+    }
+    for (at, (before, change, expected)) in replacements().into_iter().enumerate() {
+        let named = |change: &Value| {
+            let mut object = object(change);
+            object["metadata"]["name"] = json!(format!("docs-{at}"));
+            object.to_string()
+        };
+        let created = server.kubectl_with_input(&["create", "-f", "-"], &named(&before)).await.unwrap();
+        assert_eq!(created.code, Some(0), "{created:?}");
+        let arguments = ["replace", "--dry-run=server", "--validate=strict", "-f", "-"];
+        let finished = server.kubectl_with_input(&arguments, &named(&change)).await.unwrap();
+        match expected {
+            Ok(()) if finished.code == Some(0) => {}
+            Err(words) if finished.code == Some(1) && finished.stderr.contains(words) => {}
+            expected => differing.push(format!("{before} -> {change}: {finished:?}, expected {expected:?}")),
         }
     }
     assert!(differing.is_empty(), "{differing:#?}");

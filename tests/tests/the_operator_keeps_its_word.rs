@@ -15,7 +15,7 @@ async fn every_example_leads_to_its_children_and_a_status_and_then_nothing_is_wr
         let file = path.file_name().unwrap().to_str().unwrap();
         let begun = Instant::now();
         cluster.apply_file(&format!("examples/{file}"), &[]).await;
-        let object = cluster.until("rrd", &name, "a status", |object| object["status"]["conditions"].is_array()).await;
+        let object = cluster.until("rrd", &name, "a status", |object| !condition(object, "Ready").is_null()).await;
         println!("{file}: status {:.1} s after kubectl apply began", begun.elapsed().as_secs_f64());
         assert_eq!(object["status"]["observedGeneration"], object["metadata"]["generation"], "{file}");
         assert_eq!(condition(&object, "Accepted")["status"], "True", "{file}: {object:#}");
@@ -152,7 +152,7 @@ async fn a_model_that_no_node_can_hold_is_refused_with_both_numbers_and_fits_onc
     cluster.apply(&search("docs")).await;
     let refused = cluster.reason("docs", "Ready", "InsufficientMemory").await;
     let message = refused["message"].as_str().unwrap();
-    assert!(message.contains("2147483648") && message.contains("needs"), "{message}");
+    assert!(message.contains("the largest node has 2.1 GB") && message.contains("needs"), "{message}");
     assert_eq!(condition(&cluster.get("rrd", "docs").await, "Available")["reason"], "NotCreated");
     assert!(cluster.get("deployment", "docs").await.is_null(), "no pod stays Pending without a word");
     node(&cluster, "large", "81559").await;
@@ -200,14 +200,14 @@ async fn deletion_needs_no_operator_and_one_without_the_definition_says_what_to_
     cluster.server.start_controller_manager().await.unwrap();
     let mut operator = cluster.leading().await;
     cluster.apply(&search("docs")).await;
-    cluster.until("deployment", "docs", "been made", |child| !child.is_null()).await;
+    let deployment = cluster.until("deployment", "docs", "been made", |child| !child.is_null()).await;
     operator.signal(Signal::TERM).unwrap();
     operator.ended().await.unwrap();
     cluster.kubectl(&["delete", "rrd", "docs", "--timeout=20s"]).await;
     for kind in ["deployment", "service", "networkpolicy", "poddisruptionbudget", "serviceaccount"] {
         cluster.until(kind, "docs", "gone", Value::is_null).await;
     }
-    cluster.until("configmap", "docs-config", "gone", Value::is_null).await;
+    cluster.until("configmap", &config_map_of(&deployment), "gone", Value::is_null).await;
 
     cluster.kubectl(&["delete", "crd", "rerankdeployments.rerank.semantik.dev"]).await;
     let mut operator = cluster.operator("b");
@@ -304,9 +304,16 @@ async fn an_object_that_cannot_be_read_holds_up_no_other_and_is_told_of() {
     assert_eq!(operator.says("Leading").await.ok(), Some(()), "it never ended");
 }
 
-/// A pod as the kubelet would have it, without one.
+/// The ConfigMap that pods of a Deployment mount.
+fn config_map_of(deployment: &Value) -> String {
+    let volumes = deployment["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    volumes.iter().find_map(|volume| volume["configMap"]["name"].as_str()).unwrap().to_owned()
+}
+
+/// A pod of the Deployment's template as the kubelet would have it, without one.
 async fn pod(cluster: &Cluster, name: &str, status: &Value) {
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default",
+    let annotations = &cluster.get("deployment", "docs").await["spec"]["template"]["metadata"]["annotations"];
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "annotations": annotations,
             "labels": {"app.kubernetes.io/name": "rerank-server", "app.kubernetes.io/instance": "docs"}},
         "spec": {"initContainers": [{"name": "preflight", "image": "x"}], "containers": [{"name": "server", "image": "x"}]}});
     cluster.apply(&pod).await;
@@ -319,7 +326,7 @@ async fn what_pods_find_and_become_is_lifted_into_status_and_events_and_kubectl_
     cluster.kubectl(&["create", "serviceaccount", "default"]).await;
     let _operator = cluster.leading().await;
     cluster.apply(&search("docs")).await;
-    let first = cluster.until("rrd", "docs", "a status", |object| object["status"]["conditions"].is_array()).await;
+    let first = cluster.until("rrd", "docs", "a status", |object| !condition(object, "Ready").is_null()).await;
     assert_eq!(condition(&first, "Ready")["status"], "False");
     cluster.until("deployment", "docs", "been made", |child| !child.is_null()).await;
     let finding = json!({"ok": false, "findings": [
@@ -339,7 +346,7 @@ async fn what_pods_find_and_become_is_lifted_into_status_and_events_and_kubectl_
         "initContainerStatuses": ended(0, "{\"ok\": true, \"findings\": []}"),
         "conditions": [{"type": "Ready", "status": "True"}]});
     cluster.patch_status("pod", "docs-1", &ready).await;
-    let counts = json!({"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1, "conditions": [
+    let counts = json!({"observedGeneration": 1, "replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1, "conditions": [
         {"type": "Available", "status": "True", "reason": "MinimumReplicasAvailable", "message": ""}]});
     cluster.patch_status("deployment", "docs", &counts).await;
     cluster.kubectl(&["wait", "--for=condition=Ready", "rrd/docs", "--timeout=20s"]).await;
@@ -357,4 +364,155 @@ async fn what_pods_find_and_become_is_lifted_into_status_and_events_and_kubectl_
     cluster.patch_status("deployment", "docs", &gone).await;
     let waiting = cluster.reason("docs", "Available", "Unschedulable").await;
     assert!(waiting["message"].as_str().unwrap().contains("Insufficient nvidia.com/gpu"), "{waiting}");
+}
+
+/// A cluster with a Deployment controller, which makes pods that nobody runs.
+async fn with_controllers() -> Cluster {
+    let mut cluster = Cluster::start().await;
+    cluster.server.start_controller_manager().await.unwrap();
+    cluster
+}
+
+/// The pods of `docs` that are not on their way out, by the image of their server.
+async fn pods_of(cluster: &Cluster, image: &str) -> Vec<Value> {
+    let text = cluster.kubectl(&["get", "pods", "-l", "app.kubernetes.io/instance=docs", "-o", "json"]).await;
+    let list: Value = serde_json::from_str(&text).unwrap();
+    let is_meant = |pod: &&Value| {
+        pod["spec"]["containers"][0]["image"] == image && !pod["metadata"]["deletionTimestamp"].is_string()
+    };
+    list["items"].as_array().unwrap().iter().filter(is_meant).cloned().collect()
+}
+
+/// The name of the pod that has this image, once it is there.
+async fn pod_of(cluster: &Cluster, image: &str) -> String {
+    let begun = Instant::now();
+    loop {
+        if let Some(pod) = pods_of(cluster, image).await.first() {
+            return pod["metadata"]["name"].as_str().unwrap().to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no pod with {image}");
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// What a pod is when its server answers.
+fn answering() -> Value {
+    json!({"phase": "Running", "podIP": "127.0.0.254", "podIPs": [{"ip": "127.0.0.254"}],
+        "initContainerStatuses": [{"name": "preflight", "image": "x", "imageID": "x", "ready": true, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "message": "{\"ok\": true}"}}}],
+        "conditions": [{"type": "Ready", "status": "True"}]})
+}
+
+#[tokio::test]
+async fn a_pod_that_no_node_takes_is_said_though_kubernetes_calls_its_deployment_available() {
+    let cluster = with_controllers().await;
+    let _operator = cluster.leading().await;
+    cluster.apply(&search("docs")).await;
+    let pod = pod_of(&cluster, "rerank-server:cuda").await;
+    let is_called_available = |deployment: &Value| {
+        let conditions = deployment["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|one| one["type"] == "Available" && one["status"] == "True")
+    };
+    cluster.until("deployment", "docs", "called available", is_called_available).await;
+    cluster.reason("docs", "Available", "Progressing").await;
+    let unscheduled = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."}]});
+    cluster.patch_status("pod", &pod, &unscheduled).await;
+    let waiting = cluster.reason("docs", "Ready", "Unschedulable").await;
+    assert!(waiting["message"].as_str().unwrap().contains("Insufficient nvidia.com/gpu"), "{waiting}");
+    assert_eq!(condition(&cluster.get("rrd", "docs").await, "Available")["status"], "False");
+    assert_eq!(cluster.event("docs", "Unschedulable").await["type"], "Warning");
+}
+
+#[tokio::test]
+async fn old_pods_that_answer_do_not_speak_for_an_image_that_cannot_be_had() {
+    let cluster = with_controllers().await;
+    let _operator = cluster.leading().await;
+    let mut object = search("docs");
+    object["spec"]["rollout"] = json!("Surge");
+    cluster.apply(&object).await;
+    let old = pod_of(&cluster, "rerank-server:cuda").await;
+    cluster.patch_status("pod", &old, &answering()).await;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "rrd/docs", "--timeout=30s"]).await;
+    assert_eq!(condition(&cluster.get("rrd", "docs").await, "Preflight")["reason"], "Passed");
+
+    cluster.patch("rrd", "docs", &json!({"spec": {"image": "rerank-server:absent"}})).await;
+    let is_of_the_second = |object: &Value| object["status"]["observedGeneration"] == 2;
+    let object = cluster.until("rrd", "docs", "been looked at", is_of_the_second).await;
+    assert_eq!(condition(&object, "Ready")["status"], "False", "{object:#}");
+    let new = pod_of(&cluster, "rerank-server:absent").await;
+    let absent = json!({"initContainerStatuses": [{"name": "download", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
+    cluster.patch_status("pod", &new, &absent).await;
+    let failed = cluster.reason("docs", "Ready", "ImagePullFailed").await;
+    assert_eq!(failed["message"], "no such image");
+    let object = cluster.get("rrd", "docs").await;
+    assert_eq!(condition(&object, "Available")["status"], "True", "the old one answers: {object:#}");
+    assert_ne!(condition(&object, "Preflight")["reason"], "Passed", "it was the old one that has looked");
+    assert_eq!(cluster.event("docs", "ImagePullFailed").await["type"], "Warning");
+
+    // The new one answers, the old one goes.
+    cluster.patch_status("pod", &new, &json!({"initContainerStatuses": null})).await;
+    cluster.patch_status("pod", &new, &answering()).await;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "rrd/docs", "--timeout=30s"]).await;
+}
+
+#[tokio::test]
+async fn what_fits_no_node_changes_neither_pods_nor_their_configuration_and_scaling_goes_on() {
+    let cluster = with_controllers().await;
+    node(&cluster, "l4", "23034").await;
+    let _operator = cluster.leading().await;
+    cluster.apply(&search("docs")).await;
+    let pod = pod_of(&cluster, "rerank-server:cuda").await;
+    cluster.patch_status("pod", &pod, &answering()).await;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "rrd/docs", "--timeout=30s"]).await;
+    let before = cluster.get("deployment", "docs").await;
+
+    let large = json!({"spec": {"reranker": {"model": "Qwen/Qwen3-Reranker-8B", "quantization": "float32"}}});
+    cluster.patch("rrd", "docs", &large).await;
+    let refused = cluster.reason("docs", "Ready", "InsufficientMemory").await;
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.contains("reranker.model: Qwen/Qwen3-Reranker-0.6B") && message.contains("stay what they were"),
+        "{message}"
+    );
+    let object = cluster.get("rrd", "docs").await;
+    assert_eq!(object["status"]["reranker"]["model"], "Qwen/Qwen3-Reranker-0.6B", "it is what runs");
+    assert_eq!(condition(&object, "Available")["status"], "True");
+    let config_maps = || async {
+        let text = cluster.kubectl(&["get", "configmaps", "-l", "app.kubernetes.io/instance=docs", "-o", "name"]).await;
+        text.lines().map(|line| line.trim_start_matches("configmap/").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(config_maps().await, [config_map_of(&before)]);
+
+    for replicas in [3, 0, 1] {
+        cluster.kubectl(&["scale", "rrd/docs", &format!("--replicas={replicas}")]).await;
+        let is_scaled = |deployment: &Value| deployment["spec"]["replicas"] == replicas;
+        let deployment = cluster.until("deployment", "docs", "scaled", is_scaled).await;
+        assert_eq!(deployment["spec"]["template"], before["spec"]["template"]);
+    }
+
+    // What fits is rolled out, with a configuration of its own. That of before stays while something could mount it.
+    let fitting = json!({"spec": {"reranker": {"model": null, "quantization": null, "batchSize": 8}}});
+    cluster.patch("rrd", "docs", &fitting).await;
+    let is_another = |deployment: &Value| config_map_of(deployment) != config_map_of(&before);
+    let after = cluster.until("deployment", "docs", "been changed", is_another).await;
+    let mut both = vec![config_map_of(&before), config_map_of(&after)];
+    both.sort();
+    assert_eq!(config_maps().await, both);
+    cluster.kubectl(&["annotate", "rrd", "docs", "test/look=again"]).await;
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(config_maps().await, both, "its ReplicaSet is there");
+    let of_before = cluster.kubectl(&["get", "replicasets", "-o", "json"]).await;
+    let of_before: Value = serde_json::from_str(&of_before).unwrap();
+    let digest =
+        |set: &Value| set["spec"]["template"]["metadata"]["annotations"]["rerank.semantik.dev/template-digest"].clone();
+    let sets = of_before["items"].as_array().unwrap();
+    let set = sets.iter().find(|set| digest(set) == digest(&before)).unwrap();
+    cluster.kubectl(&["delete", "replicaset", set["metadata"]["name"].as_str().unwrap()]).await;
+    // Its pods go with it; nobody ends them here.
+    cluster.kubectl(&["delete", "pods", "--all", "--force", "--grace-period=0"]).await;
+    cluster.kubectl(&["annotate", "rrd", "docs", "test/look=once-more", "--overwrite"]).await;
+    cluster.until("configmap", &config_map_of(&before), "gone", Value::is_null).await;
+    assert!(!cluster.get("configmap", &config_map_of(&after)).await.is_null());
 }

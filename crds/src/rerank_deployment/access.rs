@@ -74,6 +74,7 @@ pub struct NetworkPolicy {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-kubernetes-validations" = super::bounds::rules(&[
     ("has(self.cidr) != has(self.podLabels)", "name one of cidr and podLabels"),
+    ("!has(self.cidr) || (isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked())", "cidr must be the first address of a range and its length, such as 10.0.0.0/8"),
 ])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EgressPeer {

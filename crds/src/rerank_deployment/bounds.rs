@@ -13,11 +13,17 @@ pub(super) const REVISION: &str =
 /// A name that Kubernetes accepts for an object.
 pub(super) const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 
+/// The same, or empty text.
+pub(super) const OBJECT_NAME_OR_NONE: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
+
 /// A name that is a label of DNS, such as that of a claim in a pod.
 pub(super) const LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// A name of a key in a Secret or ConfigMap.
 pub(super) const SECRET_KEY: &str = r"^([-_a-zA-Z0-9]|\.[-_a-zA-Z0-9])[-._a-zA-Z0-9]*$";
+
+/// A reference of an image: a registry's host and port, a path, a tag, a digest.
+pub(super) const IMAGE: &str = r"^(\[[0-9A-Fa-f:]+\][:/])?[A-Za-z0-9]([A-Za-z0-9._:/@+-]*[A-Za-z0-9])?$";
 
 /// Of strings, lists and maps inside Kubernetes's own types, which name none.
 const STRING_CHARACTERS: u64 = 1_024;

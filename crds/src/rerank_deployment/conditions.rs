@@ -28,6 +28,7 @@ pub enum Reason {
     Passed,
     Fits,
     InsufficientMemory,
+    PreflightFailed,
     ConfigurationRefused,
     ApiKeysUnusable,
     CertificateUnusable,
@@ -46,6 +47,7 @@ pub enum Reason {
     DownloadFailed,
     Unschedulable,
     ImagePullFailed,
+    StartFailed,
     Crashing,
     PodsRefused,
     DeviceUnhealthy,
@@ -104,16 +106,19 @@ impl ConditionType {
             Self::Preflight => {
                 "What is asked for fits a node, and, once a pod has looked, can answer. Unknown does not hold `Ready` back."
             }
-            Self::Available => "Pods answer.",
+            Self::Available => "Pods answer, in a rollout those of before.",
             Self::ModelReady => "Models are loaded, or wait for the first request (`Standby`).",
-            Self::Ready => "All of the above. False and Unknown have the reason of what holds it back.",
+            Self::Ready => {
+                "All of the above, by pods that are all of what is asked for now. That `Preflight` or `ModelReady` is Unknown does not hold it back. \
+                 False and Unknown have the reason of what does."
+            }
         }
     }
 }
 
 impl Reason {
     /// Every one, by condition.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Accepted,
         Self::InvalidSpec,
         Self::NameConflict,
@@ -121,6 +126,7 @@ impl Reason {
         Self::Passed,
         Self::Fits,
         Self::InsufficientMemory,
+        Self::PreflightFailed,
         Self::ConfigurationRefused,
         Self::ApiKeysUnusable,
         Self::CertificateUnusable,
@@ -139,6 +145,7 @@ impl Reason {
         Self::DownloadFailed,
         Self::Unschedulable,
         Self::ImagePullFailed,
+        Self::StartFailed,
         Self::Crashing,
         Self::PodsRefused,
         Self::DeviceUnhealthy,
@@ -178,7 +185,12 @@ impl Reason {
         use ConditionType as C;
         use Truth::{False, True, Unknown};
         match self {
-            Self::Accepted => (C::Accepted, True, "Accepted", "Its children are as it says."),
+            Self::Accepted => (
+                C::Accepted,
+                True,
+                "Accepted",
+                "Its children are as it says, but for pods that `Preflight` holds back.",
+            ),
             Self::InvalidSpec => (
                 C::Accepted,
                 False,
@@ -208,7 +220,14 @@ impl Reason {
                 C::Preflight,
                 False,
                 "InsufficientMemory",
-                "It does not fit; the message has what is needed and what was found. No pod is made, pods that run stay.",
+                "It does not fit; the message has what is needed, what was found, and what would fit. Pods that run stay what they were, in the number \
+                 that is asked for now; where there are none, none is made.",
+            ),
+            Self::PreflightFailed => (
+                C::Preflight,
+                False,
+                "PreflightFailed",
+                "Preflight of a pod ended before it had looked; the message has its exit code.",
             ),
             Self::ConfigurationRefused => (
                 C::Preflight,
@@ -244,13 +263,13 @@ impl Reason {
                 C::Preflight,
                 Unknown,
                 "NodesNotReadable",
-                "The operator is installed for one namespace and may not read nodes.",
+                "Nodes may not be read: the operator is installed for one namespace, or lacks the right; then the message is the API server's.",
             ),
             Self::NoNodeYet => (
                 C::Preflight,
                 Unknown,
                 "NoNodeYet",
-                "No node has the resource now, or none of today's is large enough and nodes are elastic.",
+                "No node that pods may run on has what they ask for now, or none of today's is large enough and nodes are elastic.",
             ),
             Self::MemoryUnknown => (
                 C::Preflight,
@@ -265,7 +284,7 @@ impl Reason {
                 C::Available,
                 True,
                 "Available",
-                "As many pods are ready as are asked for, but for one that is being replaced.",
+                "As many pods are ready as are asked for, or one less, but at least one. Where one is missing the message says why.",
             ),
             Self::Paused => (C::Available, False, "Paused", "`replicas: 0`."),
             Self::NotCreated => {
@@ -286,6 +305,9 @@ impl Reason {
             Self::ImagePullFailed => {
                 (C::Available, False, "ImagePullFailed", "An image cannot be had; the message is the node's.")
             }
+            Self::StartFailed => {
+                (C::Available, False, "StartFailed", "A container cannot begin; the message is the node's.")
+            }
             Self::Crashing => {
                 (C::Available, False, "Crashing", "The server ends again and again; the message has its exit code.")
             }
@@ -301,9 +323,12 @@ impl Reason {
                 "DeviceUnhealthy",
                 "The node says that a device of a pod does not work; the message names it.",
             ),
-            Self::Progressing => {
-                (C::Available, False, "Progressing", "Pods start, or findings of preflight hold them back.")
-            }
+            Self::Progressing => (
+                C::Available,
+                False,
+                "Progressing",
+                "Pods start or are replaced, or findings of preflight hold them back.",
+            ),
             Self::PodsNotObserved => {
                 (C::Available, Unknown, "PodsNotObserved", "The operator could not look yet; `Accepted` says why.")
             }
@@ -316,12 +341,12 @@ impl Reason {
                 "LoadFailed",
                 "A model could not be loaded or failed its self-test; the message is the pod's.",
             ),
-            Self::NoPods => (C::ModelReady, False, "NoPods", "No pod is ready."),
+            Self::NoPods => (C::ModelReady, False, "NoPods", "No pod of what is asked for is ready."),
             Self::NotReachable => (
                 C::ModelReady,
                 Unknown,
                 "NotReachable",
-                "No ready pod's control port answers the operator: a network policy?",
+                "No ready pod's control port answers the operator: a network policy? It does not hold `Ready` back.",
             ),
             Self::ModelsNotObserved => {
                 (C::ModelReady, Unknown, "ModelsNotObserved", "The operator could not look yet; `Accepted` says why.")

@@ -67,6 +67,12 @@ pub(super) fn value() -> Result<Value, DefinitionError> {
     tell_apart(&mut spec["access"]["properties"]["clients"], "name");
     tell_apart(&mut spec["accelerator"]["properties"]["resourceClaims"], "name");
     tell_apart(&mut spec["imagePullSecrets"], "name");
+    // Kubernetes's own type allows an empty name, and says that it is almost certainly wrong.
+    let name = &mut spec["imagePullSecrets"]["items"]["properties"]["name"];
+    name["description"] = json!("Its name.");
+    name["minLength"] = json!(1);
+    name["maxLength"] = json!(253);
+    name["pattern"] = json!(bounds::OBJECT_NAME);
     Ok(definition)
 }
 

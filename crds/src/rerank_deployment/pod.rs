@@ -34,6 +34,9 @@ pub enum ServiceType {
 
 /// What the operator adds to each pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = super::bounds::rules(&[
+    ("!has(self.labels) || ['name', 'instance', 'component', 'part-of', 'managed-by'].all(label, !(('app.kubernetes.io/' + label) in self.labels))", "labels must not name app.kubernetes.io/name, instance, component, part-of or managed-by: they are the operator's"),
+])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct PodTemplate {
     /// Further labels.

@@ -86,7 +86,11 @@ fn allowed(schema: &Value) -> String {
         Some("string") => format!("{}characters", bounds("minLength", "maxLength")),
         Some("array") => format!("{}entries", bounds("minItems", "maxItems")),
         Some("object") if schema["additionalProperties"].is_object() => {
-            format!("{}entries", bounds("minProperties", "maxProperties"))
+            let entries = format!("{}entries", bounds("minProperties", "maxProperties"));
+            match allowed(&schema["additionalProperties"]) {
+                each if each.is_empty() => entries,
+                each => format!("{entries}, each of {each}"),
+            }
         }
         Some("boolean") => "true, false".to_owned(),
         _ => String::new(),

@@ -26,7 +26,8 @@ pub struct Autoscaling {
 /// How a changed pod replaces the old one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Rollout {
-    /// Surge on a CPU, Recreate on a GPU: whether a second one is free when the new pod asks for it cannot be known.
+    /// Surge on a CPU, and on a GPU where another one is free when the pod changes; else Recreate. Recreate too where downloads are kept in
+    /// a claim that pods of other nodes cannot mount: the old pod holds it.
     #[default]
     Auto,
     /// The new pod first: needs a second GPU for a while.

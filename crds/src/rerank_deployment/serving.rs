@@ -85,7 +85,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Logging {
-    /// In the syntax of RUST_LOG.
+    /// In the syntax of RUST_LOG, without regular expressions.
     #[schemars(length(min = 1, max = 4_096))]
     pub filter: String,
 }

@@ -6,6 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Quantization;
 
+/// The most models that status holds: sixteen overrides of four quantizations, embedder and reranker are fewer.
+pub const MAXIMUM_MODELS: usize = 128;
+
+/// The most characters of a model's name.
+pub const MAXIMUM_MODEL_NAME_CHARACTERS: usize = 200;
+
 /// What the operator has found and done.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -18,8 +24,8 @@ pub struct RerankDeploymentStatus {
     /// The reranker that was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reranker: Option<SelectedReranker>,
-    /// Models of the ready pods.
-    #[schemars(length(max = 64))]
+    /// Models of the ready pods. Of more than 128 those in Standby are left out first.
+    #[schemars(length(max = MAXIMUM_MODELS))]
     pub models: Vec<Model>,
     /// What was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +40,10 @@ pub struct RerankDeploymentStatus {
     /// Where the service answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
+    /// Namespace and name of the lease of the operator that looks after the object. Others leave it alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub operator: Option<String>,
 }
 
 /// Where the service answers.
@@ -78,7 +88,7 @@ pub struct SelectedReranker {
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// Model id.
-    #[schemars(length(max = 200))]
+    #[schemars(length(max = MAXIMUM_MODEL_NAME_CHARACTERS))]
     pub name: String,
     /// How its weights are held.
     pub quantization: Quantization,

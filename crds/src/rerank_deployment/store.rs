@@ -20,6 +20,7 @@ pub struct VectorStore {
     ("isURL(self.url) && url(self.url).getScheme() in ['http', 'https']", "url must be http:// or https://, host and gRPC port, such as http://qdrant:6334"),
     ("!isURL(self.url) || !(url(self.url).getHostname().startsWith('169.254.') || url(self.url).getHostname().startsWith('[fe80:') || url(self.url).getHostname() in ['metadata', 'metadata.google.internal', '[fd00:ec2::254]', '100.100.100.200', '192.0.0.192'])", "url must not be a link-local address or a metadata service"),
     ("!isURL(self.url) || !(url(self.url).getHostname() in ['localhost', '[::1]', '0.0.0.0', '[::]'] || url(self.url).getHostname().startsWith('127.'))", "url must not be the pod itself; name Qdrant's Service, such as http://qdrant:6334"),
+    ("self.url.matches('^https?://[^/?#]+:[0-9]+([/?#].*)?$')", "url must name Qdrant's gRPC port, such as http://qdrant:6334: the network policy opens no other"),
     ("!has(self.apiKeySecretRef) || self.allowInsecure || self.url.startsWith('https://')", "an API key needs https://, or allowInsecure: true"),
     ("!has(self.tls) || self.url.startsWith('https://')", "tls needs a url that begins with https://"),
 ])))]

@@ -49,25 +49,30 @@ pub struct Hub {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageVolume {
     /// Its reference, best with a digest.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = super::bounds::IMAGE))]
     pub reference: String,
     /// When it is pulled. Default: as the cluster does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<super::PullPolicy>,
 }
 
-/// Where downloads are kept. Without storageClass and accessMode in a volume that goes with the pod, with them in a claim that stays.
+/// Where downloads are kept. Without storageClass in a volume that goes with the pod, with it in a claim that stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = super::bounds::rules(&[
+    ("!has(self.accessMode) || has(self.storageClass)", "accessMode needs storageClass; '' names the cluster's default"),
+    ("!has(self.storageClass) || !has(oldSelf.storageClass) || (self.storageClass == oldSelf.storageClass && (has(self.accessMode) ? self.accessMode : 'ReadWriteOnce') == (has(oldSelf.accessMode) ? oldSelf.accessMode : 'ReadWriteOnce'))", "storageClass and accessMode of a claim cannot change: leave cache out until the claim NAME-cache is gone, then name it anew, or make an object of another name"),
+    ("!has(self.storageClass) || !has(oldSelf.storageClass) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0", "size of a claim may only grow: leave cache out until the claim NAME-cache is gone, then name it anew, or make an object of another name"),
+])))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Cache {
-    /// At most so much, as a Kubernetes quantity.
-    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$"))]
+    /// At most so much, as a Kubernetes quantity. At least 16Mi. That of a claim may grow where its class allows it.
+    #[schemars(length(min = 1, max = 32), regex(pattern = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti|k|M|G|T)?$"))]
     pub size: String,
     /// Storage class of the claim; empty text names the cluster's default. Left out, there is no claim.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = super::bounds::OBJECT_NAME_OR_NONE))]
     pub storage_class: Option<String>,
-    /// Access mode of the claim.
+    /// Access mode of the claim. Default: ReadWriteOnce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_mode: Option<AccessMode>,
 }

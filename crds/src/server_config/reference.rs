@@ -249,7 +249,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     (
         "logging.filter",
-        "Log filter in `RUST_LOG` syntax; `mistralrs_core` and `qdrant_edge` tell errors alone unless it names them",
+        "Log filter in `RUST_LOG` syntax, without regular expressions; `mistralrs_core` and `qdrant_edge` tell errors alone unless it names them",
     ),
     ("logging.format", "Json, one object a line, or Text"),
     (

@@ -177,6 +177,10 @@ impl ServerConfig {
         let served = self.served_model_ids();
         check_entries("api.modelAliases", self.api.model_aliases.len(), checks);
         for (alias, model) in &self.api.model_aliases {
+            if alias.trim().is_empty() {
+                checks.refuse("api.modelAliases", format!("has an alias without a name, of `{model}`; name it"));
+                continue;
+            }
             let path = format!("api.modelAliases[{alias}]");
             checks.text(path.clone(), alias, MAXIMUM_NAME_CHARACTERS);
             if served.contains(alias) && alias != model {

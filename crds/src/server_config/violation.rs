@@ -26,6 +26,11 @@ impl fmt::Display for Violation {
 pub struct Violations(Vec<Violation>);
 
 impl Violations {
+    /// Of a list. None: it is empty.
+    pub fn of(list: Vec<Violation>) -> Option<Self> {
+        (!list.is_empty()).then_some(Self(list))
+    }
+
     /// Each of them.
     pub fn iter(&self) -> std::slice::Iter<'_, Violation> {
         self.0.iter()
@@ -104,6 +109,6 @@ impl Checks {
     }
 
     pub(super) fn finish(self) -> Result<(), Violations> {
-        if self.0.is_empty() { Ok(()) } else { Err(Violations(self.0)) }
+        Violations::of(self.0).map_or(Ok(()), Err)
     }
 }

@@ -3,10 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use rerank_crds::RerankDeployment;
-use rerank_crds::rerank_deployment::labels::GROUP;
+use rerank_crds::rerank_deployment::labels::{self, GROUP};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::additions::additions;
+use super::build::names;
 use super::contains::contains;
 use super::kinds::ChildKind;
 
@@ -24,6 +26,15 @@ pub enum Action {
         /// What is applied, with `apiVersion`, `kind` and the digest.
         child: Value,
     },
+    /// A merge patch of this very object, as it was seen: what others added goes.
+    TakeAway {
+        /// Of what kind.
+        kind: ChildKind,
+        /// Its name.
+        name: String,
+        /// With uid and version.
+        patch: Value,
+    },
     /// Deletion of this very object, as it was seen.
     Delete {
         /// Of what kind.
@@ -38,9 +49,11 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether it deletes a child of that kind.
-    pub fn deletes(&self, this: ChildKind) -> bool {
-        matches!(self, Self::Delete { kind, .. } if *kind == this)
+    /// Of what kind of child.
+    pub const fn kind(&self) -> ChildKind {
+        match self {
+            Self::Apply { kind, .. } | Self::TakeAway { kind, .. } | Self::Delete { kind, .. } => *kind,
+        }
     }
 }
 
@@ -72,35 +85,50 @@ pub fn actions(
     wanted: &[(ChildKind, Value)],
     live: &[(ChildKind, Value)],
 ) -> Result<Vec<Action>, NameConflict> {
-    let find = |kind: ChildKind| live.iter().find(|(other, _)| *other == kind).map(|(_, child)| child);
     let mut all = Vec::new();
     for kind in ChildKind::ALL {
         let wanted = wanted.iter().find(|(other, _)| *other == kind).map(|(_, child)| child);
-        let Some(live) = find(kind) else {
-            all.extend(wanted.map(|child| Action::Apply { kind, child: marked(child.clone()) }));
-            continue;
-        };
-        let is_ours = is_owned(object, live);
-        match wanted {
-            Some(_) if !is_ours => return Err(conflict(kind, live)),
-            // Somebody else's object of that name is in nobody's way where we want none.
-            None if !is_ours => {}
-            _ if is_being_deleted(live) => {}
-            Some(child) => {
+        let of_kind = live.iter().filter(|(other, _)| *other == kind).map(|(_, child)| child);
+        let is_meant =
+            |live: &Value| wanted.is_some_and(|wanted| live["metadata"]["name"] == wanted["metadata"]["name"]);
+        let (meant, others): (Vec<&Value>, Vec<&Value>) = of_kind.partition(|live| is_meant(live));
+        match (wanted, meant.first()) {
+            (None, _) => {}
+            (Some(child), None) => all.push(Action::Apply { kind, child: marked(child.clone()) }),
+            (Some(_), Some(live)) if !is_owned(object, live) && !has_lost_its_owner(object, live) => {
+                return Err(conflict(kind, live));
+            }
+            (Some(_), Some(live)) if is_being_deleted(live) => {}
+            (Some(child), Some(live)) => {
                 let child = marked(child.clone());
-                if !contains(live, &child) {
+                if is_frozen(live, &child) {
+                    all.push(delete(kind, live));
+                } else if !contains(live, &child) {
                     all.push(Action::Apply { kind, child });
+                } else if let Some(patch) = additions(kind, live, &child) {
+                    all.push(Action::TakeAway { kind, name: text(&live["metadata"]["name"]), patch });
                 }
             }
-            None => all.push(Action::Delete {
-                kind,
-                name: text(&live["metadata"]["name"]),
-                uid: text(&live["metadata"]["uid"]),
-                resource_version: text(&live["metadata"]["resourceVersion"]),
-            }),
         }
+        // Somebody else's object of a name that we do not want is in nobody's way.
+        let given_up = others.into_iter().filter(|live| is_owned(object, live) && !is_being_deleted(live));
+        all.extend(given_up.map(|live| delete(kind, live)));
     }
     Ok(all)
+}
+
+fn delete(kind: ChildKind, live: &Value) -> Action {
+    Action::Delete {
+        kind,
+        name: text(&live["metadata"]["name"]),
+        uid: text(&live["metadata"]["uid"]),
+        resource_version: text(&live["metadata"]["resourceVersion"]),
+    }
+}
+
+/// Whether somebody made it immutable with other contents than are wanted: then only a new one can have them.
+fn is_frozen(live: &Value, wanted: &Value) -> bool {
+    live["immutable"] == true && live["data"] != wanted["data"]
 }
 
 /// Whether a child is on its way out, so that the next look is needed.
@@ -111,6 +139,18 @@ pub fn is_being_deleted(child: &Value) -> bool {
 /// Whether a child is this very object's, and not that of an earlier one of the same name.
 pub fn is_owned(object: &RerankDeployment, child: &Value) -> bool {
     controller(child).is_some_and(|owner| Some(owner.uid) == object.uid())
+}
+
+/// Whether somebody took the reference to its owner away: it has our labels, and was applied by us. It is adopted again where it is
+/// wanted, and left alone where it is not.
+fn has_lost_its_owner(object: &RerankDeployment, child: &Value) -> bool {
+    let metadata = &child["metadata"];
+    let was_applied =
+        |entry: &Value| entry["manager"] == labels::FIELD_MANAGER && entry["operation"] == "Apply";
+    let labels = names::all_labels(object);
+    controller(child).is_none()
+        && labels.iter().all(|(label, value)| metadata["labels"][label] == value.as_str())
+        && metadata["managedFields"].as_array().into_iter().flatten().any(was_applied)
 }
 
 fn controller(child: &Value) -> Option<OwnerReference> {

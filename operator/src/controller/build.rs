@@ -22,12 +22,14 @@ mod pod;
 pub mod pod_monitor;
 mod resources;
 pub mod server_config;
+mod template;
 
 pub use around::address;
 pub use autoscaler::QUEUE_METRIC;
 pub use deployment::Replacement;
 pub use pod::{DOWNLOAD, PREFLIGHT, SERVER, template as pod_template};
-pub use resources::host_bytes;
+pub use resources::{LimitTooLow, bytes_on, check_limits, host_bytes, requirements, tolerations};
+pub use template::{TEMPLATE_DIGEST, TemplateDigest};
 
 /// What is the same for every object: the operator's flags, and what the cluster has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,31 +2,74 @@
 //!
 //! The API server adds defaults, and others may add labels, annotations and sidecars; all of that may stay. So the wanted object
 //! has to be contained in the live one: each of its fields is there with its value. Entries of lists that Kubernetes tells apart by
-//! a key are looked for by it, other lists have to be the same from end to end.
+//! a key are looked for by it, other lists have to be the same from end to end. A selector with one more key is another selector, so
+//! selectors have to be the same. What may not be added elsewhere is looked for by [`additions`](super::additions).
 
 use serde_json::Value;
+
+pub(super) use super::quantity::milli_units;
+use super::quantity::nano_units;
 
 /// The fields by which Kubernetes tells entries of lists apart, in the kinds that we write.
 const KEYS: [&str; 3] = ["mountPath", "uid", "name"];
 
+/// Fields to which nothing may be added.
+const EXACT: [&str; 3] = ["selector", "podSelector", "matchLabels"];
+
+/// Fields that are quantities, or hold nothing else.
+const QUANTITIES: [&str; 4] = ["limits", "requests", "sizeLimit", "averageValue"];
+
 /// Whether `live` has everything that `wanted` says.
 pub fn contains(live: &Value, wanted: &Value) -> bool {
+    holds(live, wanted, false)
+}
+
+fn holds(live: &Value, wanted: &Value, is_quantity: bool) -> bool {
     match (live, wanted) {
         // What is nothing is not sent, so it is not there.
         (Value::Null, Value::Object(fields)) => fields.is_empty(),
         (Value::Null, Value::Array(items)) => items.is_empty(),
-        (Value::Object(live), Value::Object(wanted)) => {
-            wanted.iter().all(|(name, value)| contains(live.get(name).unwrap_or(&Value::Null), value))
-        }
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(name, value)| {
+            let live = live.get(name).unwrap_or(&Value::Null);
+            if EXACT.contains(&name.as_str()) {
+                return is_same(live, value);
+            }
+            holds(live, value, is_quantity || QUANTITIES.contains(&name.as_str()))
+        }),
         (Value::Array(live), Value::Array(wanted)) => match KEYS.into_iter().find(|key| are_told_apart(wanted, key)) {
             Some(key) => wanted.iter().all(|item| {
                 let same = live.iter().find(|other| other[key] == item[key]);
-                same.is_some_and(|same| contains(same, item))
+                same.is_some_and(|same| holds(same, item, is_quantity))
             }),
-            None => live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted)),
+            None => {
+                live.len() == wanted.len()
+                    && live.iter().zip(wanted).all(|(live, wanted)| holds(live, wanted, is_quantity))
+            }
         },
-        (Value::String(live), Value::String(wanted)) => live == wanted || is_same_quantity(live, wanted),
+        (Value::String(live), Value::String(wanted)) => {
+            live == wanted || (is_quantity && is_same_quantity(live, wanted))
+        }
         (live, wanted) => live == wanted,
+    }
+}
+
+/// Whether two say the same and nothing more; what is nothing need not be there.
+fn is_same(left: &Value, right: &Value) -> bool {
+    let is_nothing = |value: &Value| match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    match (left, right) {
+        (Value::Object(ours), Value::Object(theirs)) => {
+            let names = ours.keys().chain(theirs.keys());
+            names.into_iter().all(|name| is_same(&left[name.as_str()], &right[name.as_str()]))
+        }
+        (Value::Array(ours), Value::Array(theirs)) => {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(left, right)| is_same(left, right))
+        }
+        (left, right) => left == right || (is_nothing(left) && is_nothing(right)),
     }
 }
 
@@ -36,34 +79,7 @@ fn are_told_apart(items: &[Value], key: &str) -> bool {
 
 /// The API server writes quantities its own way: `1024Mi` comes back as `1Gi`.
 fn is_same_quantity(left: &str, right: &str) -> bool {
-    let milli = |text| milli_units(text);
-    matches!((milli(left), milli(right)), (Some(left), Some(right)) if left == right)
-}
-
-/// A quantity in thousandths. None where it is none, or finer than that.
-pub(super) fn milli_units(text: &str) -> Option<i128> {
-    let digits = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let unit: i128 = match suffix {
-        "" => 1_000,
-        "m" => 1,
-        "k" => 1_000_000,
-        "M" => 1_000_000_000,
-        "G" => 1_000_000_000_000,
-        "T" => 1_000_000_000_000_000,
-        "Ki" => 1_000 << 10,
-        "Mi" => 1_000 << 20,
-        "Gi" => 1_000 << 30,
-        "Ti" => 1_000 << 40,
-        _ => return None,
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: i128 = whole.parse().ok()?;
-    let places = u32::try_from(fraction.len()).ok().filter(|places| *places <= 9)?;
-    let scale = 10_i128.pow(places);
-    let fraction: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
-    let scaled = whole.checked_mul(scale)?.checked_add(fraction)?.checked_mul(unit)?;
-    (scaled % scale == 0).then_some(scaled / scale)
+    matches!((nano_units(left), nano_units(right)), (Some(left), Some(right)) if left == right)
 }
 
 #[cfg(test)]
@@ -101,12 +117,45 @@ mod tests {
     }
 
     #[test]
-    fn quantities_are_compared_by_what_they_are() {
-        for (left, right) in [("1024Mi", "1Gi"), ("1", "1000m"), ("0.5", "500m"), ("1.5Gi", "1536Mi"), ("2k", "2000")] {
-            assert!(contains(&json!(left), &json!(right)), "{left} {right}");
+    fn a_selector_with_one_more_key_chooses_other_pods() {
+        for (wanted, theirs) in [
+            (json!({"spec": {"selector": {"app": "a"}}}), json!({"spec": {"selector": {"app": "a", "canary": "yes"}}})),
+            (
+                json!({"spec": {"podSelector": {"matchLabels": {"app": "a"}}}}),
+                json!({"spec": {"podSelector": {"matchLabels": {"app": "a", "b": "c"}}}}),
+            ),
+            (
+                json!({"spec": {"podSelector": {"matchLabels": {"app": "a"}}}}),
+                json!({"spec": {"podSelector": {"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}}}),
+            ),
+            (json!({"spec": {"podSelector": {}}}), json!({"spec": {"podSelector": {"matchLabels": {"b": "c"}}}})),
+        ] {
+            assert!(contains(&wanted, &wanted));
+            assert!(!contains(&theirs, &wanted), "{theirs}");
+        }
+        assert!(contains(&json!({"spec": {}}), &json!({"spec": {"podSelector": {}}})), "nothing is not sent");
+    }
+
+    #[test]
+    fn quantities_are_compared_by_what_they_are_and_texts_are_not() {
+        let limits = |quantity: &str| json!({"resources": {"limits": {"memory": quantity}}});
+        for (left, right) in [
+            ("1024Mi", "1Gi"),
+            ("1", "1000m"),
+            ("0.5", "500m"),
+            ("500m", ".5"),
+            ("1.5Gi", "1536Mi"),
+            ("2k", "2000"),
+            ("9G", "9000e6"),
+            ("1Pi", "1024Ti"),
+            ("1P", "1000T"),
+            ("1Ei", "1024Pi"),
+        ] {
+            assert!(contains(&limits(left), &limits(right)), "{left} {right}");
         }
         for (left, right) in [("1Gi", "1G"), ("1", "2"), ("docs", "doc"), ("1Gi", "Gi"), ("", "0")] {
-            assert!(!contains(&json!(left), &json!(right)), "{left} {right}");
+            assert!(!contains(&limits(left), &limits(right)), "{left} {right}");
         }
+        assert!(!contains(&json!({"labels": {"version": "1"}}), &json!({"labels": {"version": "1.0"}})));
     }
 }

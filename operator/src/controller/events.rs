@@ -6,6 +6,8 @@ use kube::runtime::events::{Event, EventType};
 use rerank_crds::rerank_deployment::RerankDeploymentStatus;
 use rerank_crds::rerank_deployment::conditions::{ConditionType, Reason, Truth};
 
+use super::words::plain;
+
 /// Longest note that the API server takes, in bytes.
 const LONGEST_NOTE_BYTES: usize = 1_024;
 
@@ -42,7 +44,22 @@ pub fn of_unreadable(error: &str) -> Event {
     Event {
         type_: EventType::Warning,
         reason: Reason::InvalidSpec.as_str().to_owned(),
-        note: Some(shortened(format!("this operator cannot read the object, so it leaves it alone: {error}"))),
+        note: Some(shortened(plain(&format!("this operator cannot read the object, so it leaves it alone: {error}")))),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    }
+}
+
+/// The event of an object that another operator looks after.
+pub fn of_another_operator(operator: &str) -> Event {
+    let note = format!(
+        "the operator with the lease {operator} looks after the object, so another leaves it alone; one of them should watch other namespaces. \
+         Where that operator is gone, the object is taken over a minute after its next change, or at once when its status.operator is removed"
+    );
+    Event {
+        type_: EventType::Warning,
+        reason: Reason::NameConflict.as_str().to_owned(),
+        note: Some(shortened(plain(&note))),
         action: "Reconcile".to_owned(),
         secondary: None,
     }

@@ -70,12 +70,12 @@ impl ChildKind {
         }
     }
 
-    /// The name that the child of an object has.
-    pub fn name(self, object: &RerankDeployment) -> String {
+    /// The name that the child of an object has. None: each configuration has one of its own.
+    pub fn name(self, object: &RerankDeployment) -> Option<String> {
         match self {
-            Self::ConfigMap => names::config_map(object),
-            Self::CacheClaim => names::cache_claim(object),
-            _ => object.name_any(),
+            Self::ConfigMap => None,
+            Self::CacheClaim => Some(names::cache_claim(object)),
+            _ => Some(object.name_any()),
         }
     }
 

@@ -1,13 +1,21 @@
 //! Could any node hold the pod? Pure: judged by what nodes say of themselves, before a pod is made.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rerank_crds::RerankDeployment;
 use rerank_crds::catalog::DeviceKind;
 
-use super::build::host_bytes;
+use super::build::{host_bytes, requirements};
+use super::contains::milli_units;
 use super::validate::Plan;
+
+mod cures;
+mod taints;
+
+pub(super) use taints::is_usable;
+
+/// The name of the resource.
+const MEMORY: &str = "memory";
 
 /// Label of GPU feature discovery: memory of one GPU of the node, in MiB.
 const GPU_MEMORY_LABEL: &str = "nvidia.com/gpu.memory";
@@ -18,6 +26,8 @@ pub enum NodeView {
     /// They may not be read: a namespaced install.
     #[default]
     NotReadable,
+    /// The API server does not tell of them; its words.
+    Refused(String),
     /// All of them.
     Seen {
         /// As they are.
@@ -33,16 +43,22 @@ pub enum Fit {
     /// At least one node holds it.
     Fits,
     /// None does, and none will.
-    TooLarge {
-        /// What is needed.
-        needed_bytes: u64,
-        /// The most that a node has.
-        found_bytes: u64,
-        /// Of what.
-        of: &'static str,
-    },
+    TooLarge(Shortage),
     /// Nothing can be said; why not.
     Unknown(UnknownFit),
+}
+
+/// Memory that no node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// What is needed.
+    pub needed_bytes: u64,
+    /// The most that a node has.
+    pub found_bytes: u64,
+    /// Of what.
+    pub of: &'static str,
+    /// What would make it fit, as fields and values. None: only a larger node.
+    pub cures: Vec<String>,
 }
 
 /// Why nothing can be said of the nodes.
@@ -50,12 +66,21 @@ pub enum Fit {
 pub enum UnknownFit {
     /// Nodes may not be read.
     NotReadable,
-    /// No node has the resource now.
+    /// The API server does not tell of them; its words.
+    Refused(String),
+    /// Pods may run on none of the nodes.
+    NoUsableNode {
+        /// How many there are.
+        nodes: usize,
+    },
+    /// No node has as much of a resource now.
     NoNode {
         /// Its name.
         resource: String,
-        /// How many a pod needs.
-        count: i64,
+        /// What a pod needs.
+        needed: String,
+        /// The most that a node has.
+        found: String,
     },
     /// No node that has the resource says how much memory it has.
     NoMemoryLabel,
@@ -64,79 +89,128 @@ pub enum UnknownFit {
     /// Claims of devices are judged by the scheduler alone.
     Claims,
     /// Too large for the nodes of today, and others may come.
-    Elastic {
-        /// What is needed.
-        needed_bytes: u64,
-        /// The most that a node has.
-        found_bytes: u64,
-    },
+    Elastic(Shortage),
 }
 
 /// Judges.
 pub fn fit(object: &RerankDeployment, plan: &Plan, view: &NodeView) -> Fit {
-    let NodeView::Seen { nodes, elastic } = view else { return Fit::Unknown(UnknownFit::NotReadable) };
-    let wanted = &object.spec.pod_template.node_selector;
-    let usable: Vec<&Node> = nodes.iter().filter(|node| is_usable(node, wanted)).collect();
+    match judge(object, plan, view) {
+        Ok(()) => Fit::Fits,
+        Err(fit) => fit,
+    }
+}
+
+fn judge(object: &RerankDeployment, plan: &Plan, view: &NodeView) -> Result<(), Fit> {
+    let (nodes, elastic) = match view {
+        NodeView::Seen { nodes, elastic } => (nodes, elastic),
+        NodeView::NotReadable => return Err(Fit::Unknown(UnknownFit::NotReadable)),
+        NodeView::Refused(words) => return Err(Fit::Unknown(UnknownFit::Refused(words.clone()))),
+    };
+    let too_large =
+        |shortage| if *elastic { Fit::Unknown(UnknownFit::Elastic(shortage)) } else { Fit::TooLarge(shortage) };
     let accelerator = &object.spec.accelerator;
     if accelerator.resource_claims.is_some() {
-        return Fit::Unknown(UnknownFit::Claims);
+        return Err(Fit::Unknown(UnknownFit::Claims));
     }
     let footprint = match &plan.footprint {
         Ok(footprint) => footprint,
-        Err(unknown) => return Fit::Unknown(UnknownFit::UnknownModel(unknown.model.clone())),
+        Err(unknown) => return Err(Fit::Unknown(UnknownFit::UnknownModel(unknown.model.clone()))),
     };
-    let gpu = accelerator.gpu.as_ref().filter(|_| plan.device == DeviceKind::Cuda);
-    let (needed_bytes, found, of) = if let Some(gpu) = gpu {
-        let count = i64::from(gpu.count);
-        let with_gpu: Vec<&&Node> =
-            usable.iter().filter(|node| allocatable(node, &gpu.resource_name) >= count).collect();
-        if with_gpu.is_empty() {
-            return Fit::Unknown(UnknownFit::NoNode { resource: gpu.resource_name.clone(), count });
-        }
-        let said = gpu.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok());
-        let gpus = u64::try_from(gpu.count).unwrap_or(1);
-        // The label tells of whole GPUs; of a slice only the object can.
-        let is_whole = gpu.resource_name == "nvidia.com/gpu";
-        let memory =
-            |node: &&&Node| said.or_else(|| labelled(node).filter(|_| is_whole)).map(|one| one.saturating_mul(gpus));
-        let found: Vec<u64> = with_gpu.iter().filter_map(memory).collect();
-        if found.len() < with_gpu.len() && found.iter().all(|bytes| *bytes < footprint.memory.total_bytes()) {
-            return Fit::Unknown(UnknownFit::NoMemoryLabel);
-        }
-        (footprint.memory.total_bytes(), found, "GPU memory")
-    } else {
-        if usable.is_empty() {
-            return Fit::Unknown(UnknownFit::NoNode { resource: "memory".to_owned(), count: 1 });
-        }
-        let needed = host_bytes(plan);
-        let found = usable.iter().map(|node| u64::try_from(allocatable(node, "memory")).unwrap_or(0)).collect();
-        (needed, found, "memory")
-    };
-    let found_bytes = found.into_iter().max().unwrap_or(0);
+    let usable: Vec<&Node> = nodes.iter().filter(|node| is_usable(node, object)).collect();
+    if usable.is_empty() {
+        return Err(Fit::Unknown(UnknownFit::NoUsableNode { nodes: nodes.len() }));
+    }
+    let requests = requirements(&object.spec, plan).requests.unwrap_or_default();
+    let request = requests.get(MEMORY).and_then(|request| milli_units(&request.0)).map_or(0, whole);
+    let own = object.spec.pod_template.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let is_named = request > host_bytes(plan) && own.is_some_and(|own| own.contains_key(MEMORY));
+    let memory = if plan.device == DeviceKind::Cpu { request.max(host_bytes(plan)) } else { request };
+    let others = requests.iter().filter(|(name, _)| *name != MEMORY);
+    let mut left = usable;
+    for (name, Quantity(request)) in others {
+        left = having(&left, name, request).map_err(Fit::Unknown)?;
+    }
+    let left = having_memory(&left, plan, memory, is_named).map_err(too_large)?;
+    let Some(gpu) = accelerator.gpu.as_ref().filter(|_| plan.device == DeviceKind::Cuda) else { return Ok(()) };
+    let needed_bytes = footprint.memory.total_bytes();
+    let said = gpu.memory_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+    let gpus = u64::try_from(gpu.count).unwrap_or(1);
+    // The label tells of whole GPUs; of a slice only the object can.
+    let is_whole = gpu.resource_name == "nvidia.com/gpu";
+    let memory =
+        |node: &&Node| said.or_else(|| labelled(node).filter(|_| is_whole)).map(|one| one.saturating_mul(gpus));
+    let found: Vec<u64> = left.iter().filter_map(memory).collect();
+    let found_bytes = found.iter().copied().max().unwrap_or(0);
     if found_bytes >= needed_bytes {
-        Fit::Fits
-    } else if *elastic {
-        Fit::Unknown(UnknownFit::Elastic { needed_bytes, found_bytes })
+        Ok(())
+    } else if found.len() < left.len() {
+        Err(Fit::Unknown(UnknownFit::NoMemoryLabel))
     } else {
-        Fit::TooLarge { needed_bytes, found_bytes, of }
+        let cures = cures::cures(plan, found_bytes);
+        Err(too_large(Shortage { needed_bytes, found_bytes, of: "GPU memory", cures }))
     }
 }
 
-/// Whether pods with these labels of nodes may be put there.
-pub(super) fn is_usable(node: &Node, wanted: &BTreeMap<String, String>) -> bool {
-    let spec = node.spec.as_ref();
-    let is_schedulable = !spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
-    let labels = node.metadata.labels.as_ref();
-    is_schedulable && wanted.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+/// The nodes that have as much of a resource, if any has.
+fn having<'a>(nodes: &[&'a Node], name: &str, request: &str) -> Result<Vec<&'a Node>, UnknownFit> {
+    // A quantity that is not understood is the API server's to refuse.
+    let Some(needed) = milli_units(request).filter(|needed| *needed > 0) else { return Ok(nodes.to_vec()) };
+    let has = |node: &&Node| allocatable_milli(node, name).unwrap_or(0) >= needed;
+    let left: Vec<&Node> = nodes.iter().copied().filter(has).collect();
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    let most = nodes.iter().copied().max_by_key(|node| allocatable_milli(node, name));
+    let found = most.and_then(|node| quantity(node, name)).unwrap_or("0").to_owned();
+    Err(UnknownFit::NoNode { resource: name.to_owned(), needed: request.to_owned(), found })
 }
 
-/// A whole quantity of a node; bytes of memory.
+/// The nodes that have so much memory, if any has. One that does not say how much may have it. `is_named`: the object names the number.
+fn having_memory<'a>(
+    nodes: &[&'a Node],
+    plan: &Plan,
+    needed_bytes: u64,
+    is_named: bool,
+) -> Result<Vec<&'a Node>, Shortage> {
+    let of = |node: &&Node| allocatable_milli(node, MEMORY).map(whole);
+    let left: Vec<&Node> =
+        nodes.iter().copied().filter(|node| of(node).is_none_or(|bytes| bytes >= needed_bytes)).collect();
+    if !left.is_empty() {
+        return Ok(left);
+    }
+    let found_bytes = nodes.iter().filter_map(of).max().unwrap_or(0);
+    let cures = if is_named {
+        vec![format!("podTemplate.resources.requests.{MEMORY} of at most {}Mi", found_bytes >> 20)]
+    } else if plan.device == DeviceKind::Cpu {
+        cures::cures(plan, found_bytes)
+    } else {
+        Vec::new()
+    };
+    Err(Shortage { needed_bytes, found_bytes, of: "memory", cures })
+}
+
+/// A number of bytes for people, in GB of 10^9 bytes: what is needed is rounded up, what was found down.
+pub(super) fn gigabytes(bytes: u64, up: bool) -> String {
+    let tenths = if up { bytes.div_ceil(100_000_000) } else { bytes / 100_000_000 };
+    format!("{}.{} GB", tenths / 10, tenths % 10)
+}
+
+fn whole(milli: i128) -> u64 {
+    u64::try_from(milli / 1_000).unwrap_or(if milli < 0 { 0 } else { u64::MAX })
+}
+
+fn quantity<'a>(node: &'a Node, resource: &str) -> Option<&'a str> {
+    let quantities = node.status.as_ref()?.allocatable.as_ref()?;
+    quantities.get(resource).map(|quantity| quantity.0.as_str())
+}
+
+fn allocatable_milli(node: &Node, resource: &str) -> Option<i128> {
+    quantity(node, resource).and_then(milli_units)
+}
+
+/// A whole quantity of a node.
 pub(super) fn allocatable(node: &Node, resource: &str) -> i64 {
-    let quantities = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    let quantity = quantities.and_then(|quantities| quantities.get(resource));
-    quantity
-        .and_then(|quantity| super::contains::milli_units(&quantity.0))
-        .map_or(0, |milli| i64::try_from(milli / 1_000).unwrap_or(i64::MAX))
+    allocatable_milli(node, resource).map_or(0, |milli| i64::try_from(milli / 1_000).unwrap_or(i64::MAX))
 }
 
 fn labelled(node: &Node) -> Option<u64> {
@@ -145,119 +219,4 @@ fn labelled(node: &Node) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-    use serde_json::json;
-
-    use super::*;
-    use crate::controller::validate::validate;
-
-    fn object(accelerator: &serde_json::Value) -> RerankDeployment {
-        let spec = json!({"embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}, "accelerator": accelerator});
-        RerankDeployment::new("docs", serde_json::from_value(spec).unwrap())
-    }
-
-    fn node(resources: &[(&str, &str)], labels: &[(&str, &str)]) -> Node {
-        let mut node = Node::default();
-        let quantities = resources.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned())));
-        node.status.get_or_insert_default().allocatable = Some(quantities.collect());
-        node.metadata.labels =
-            Some(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect());
-        node
-    }
-
-    fn judged(accelerator: &serde_json::Value, nodes: &[Node], elastic: bool) -> Fit {
-        let object = object(accelerator);
-        let plan = validate(&object.spec).unwrap();
-        fit(&object, &plan, &NodeView::Seen { nodes: nodes.to_vec(), elastic })
-    }
-
-    fn gpu() -> serde_json::Value {
-        json!({"gpu": {}})
-    }
-
-    #[test]
-    fn a_gpu_with_enough_memory_fits_and_one_with_too_little_is_refused_with_both_numbers() {
-        let large = node(&[("nvidia.com/gpu", "1")], &[(GPU_MEMORY_LABEL, "81559")]);
-        let small = node(&[("nvidia.com/gpu", "1")], &[(GPU_MEMORY_LABEL, "2048")]);
-        assert_eq!(judged(&gpu(), &[small.clone(), large], false), Fit::Fits);
-        let Fit::TooLarge { needed_bytes, found_bytes, of: "GPU memory" } =
-            judged(&gpu(), std::slice::from_ref(&small), false)
-        else {
-            panic!("refused")
-        };
-        assert_eq!(found_bytes, 2_048 << 20);
-        assert!(needed_bytes > 4_000_000_000, "{needed_bytes}");
-        assert_eq!(
-            judged(&gpu(), &[small], true),
-            Fit::Unknown(UnknownFit::Elastic { needed_bytes, found_bytes }),
-            "others may come"
-        );
-    }
-
-    #[test]
-    fn without_a_label_or_without_a_gpu_nothing_can_be_said() {
-        let unlabelled = node(&[("nvidia.com/gpu", "1")], &[]);
-        let small = node(&[("nvidia.com/gpu", "1")], &[(GPU_MEMORY_LABEL, "2048")]);
-        assert_eq!(judged(&gpu(), &[small, unlabelled], false), Fit::Unknown(UnknownFit::NoMemoryLabel));
-        let nothing = Fit::Unknown(UnknownFit::NoNode { resource: "nvidia.com/gpu".to_owned(), count: 1 });
-        assert_eq!(judged(&gpu(), &[node(&[("memory", "64Gi")], &[])], false), nothing);
-        assert_eq!(judged(&gpu(), &[], false), nothing);
-        let object = object(&gpu());
-        let plan = validate(&object.spec).unwrap();
-        assert_eq!(fit(&object, &plan, &NodeView::NotReadable), Fit::Unknown(UnknownFit::NotReadable));
-    }
-
-    #[test]
-    fn a_slice_has_the_memory_that_the_object_says_and_not_that_of_the_whole() {
-        let sliced = node(&[("nvidia.com/mig-1g.10gb", "7")], &[(GPU_MEMORY_LABEL, "81559")]);
-        let slice =
-            |bytes: serde_json::Value| json!({"gpu": {"resourceName": "nvidia.com/mig-1g.10gb", "memoryBytes": bytes}});
-        assert_eq!(judged(&slice(json!(40_000_000_000_i64)), std::slice::from_ref(&sliced), false), Fit::Fits);
-        assert!(matches!(
-            judged(&slice(json!(2_000_000_000)), std::slice::from_ref(&sliced), false),
-            Fit::TooLarge { .. }
-        ));
-        let silent = json!({"gpu": {"resourceName": "nvidia.com/mig-1g.10gb"}});
-        assert_eq!(judged(&silent, &[sliced], false), Fit::Unknown(UnknownFit::NoMemoryLabel));
-    }
-
-    #[test]
-    fn nodes_that_are_closed_or_not_chosen_do_not_count() {
-        let mut closed = node(&[("memory", "640Gi")], &[]);
-        closed.spec.get_or_insert_default().unschedulable = Some(true);
-        let cpu = json!({"cpu": {}});
-        assert!(matches!(judged(&cpu, &[closed.clone()], false), Fit::Unknown(UnknownFit::NoNode { .. })));
-        let open = node(&[("memory", "640Gi")], &[("pool", "a")]);
-        assert_eq!(judged(&cpu, &[closed, open.clone()], false), Fit::Fits);
-        let mut chosen = object(&cpu);
-        chosen.spec.pod_template.node_selector.insert("pool".to_owned(), "b".to_owned());
-        let plan = validate(&chosen.spec).unwrap();
-        let view = NodeView::Seen { nodes: vec![open], elastic: false };
-        assert!(matches!(fit(&chosen, &plan, &view), Fit::Unknown(UnknownFit::NoNode { .. })));
-        let small = node(&[("memory", "1Gi")], &[]);
-        assert!(matches!(judged(&cpu, &[small], false), Fit::TooLarge { of: "memory", .. }));
-    }
-
-    #[test]
-    fn several_gpus_hold_more_together_and_claims_are_the_schedulers_business() {
-        let two = node(&[("nvidia.com/gpu", "2")], &[(GPU_MEMORY_LABEL, "24576")]);
-        let both = json!({"gpu": {"count": 2}});
-        let plan = validate(&object(&both).spec).unwrap();
-        let needed = plan.footprint.unwrap().memory.total_bytes();
-        let expected =
-            if needed <= 2 * (24_576 << 20) { Fit::Fits } else { unreachable!("the example is small enough") };
-        assert_eq!(judged(&both, &[two], false), expected);
-        let claims = json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "mine"}]});
-        assert_eq!(judged(&claims, &[], false), Fit::Unknown(UnknownFit::Claims));
-    }
-
-    #[test]
-    fn a_model_of_unknown_shape_is_not_judged() {
-        let mut object = object(&gpu());
-        object.spec.reranker.model = Some("acme/reranker".to_owned());
-        let plan = validate(&object.spec).unwrap();
-        let view = NodeView::Seen { nodes: vec![], elastic: false };
-        assert_eq!(fit(&object, &plan, &view), Fit::Unknown(UnknownFit::UnknownModel("acme/reranker".to_owned())));
-    }
-}
+mod tests;

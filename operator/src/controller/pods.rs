@@ -1,11 +1,16 @@
-//! What the pods of an object say of themselves. Pure: reads their status.
+//! What the pods of an object say of themselves, and what they hold. Pure: reads them.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodSpec};
 use kube::ResourceExt;
 use rerank_crds::rerank_deployment::conditions::Reason;
 use serde::Deserialize;
 
-use super::build::{DOWNLOAD, PREFLIGHT, SERVER};
+use super::build::{DOWNLOAD, PREFLIGHT, SERVER, TemplateDigest};
+use super::fields::of_object;
+use super::words::plain;
 
 /// Longest message of a condition: the definition allows no longer one.
 const LONGEST_MESSAGE_CHARACTERS: usize = 1_024;
@@ -14,6 +19,13 @@ const CUT: &str = "...";
 
 /// How Kubernetes says that a container was ended for its memory.
 const OUT_OF_MEMORY: &str = "OOMKilled";
+
+/// How it says that a container could not even begin, when it waits and when it has ended.
+const NOT_STARTED: [&str; 5] =
+    ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError", "ContainerCannotRun"];
+
+/// Exit codes of a server that does not understand its command line or its configuration.
+const NOT_UNDERSTOOD: [i32; 2] = [2, 3];
 
 /// What holds pods up, or what they found: a reason and the words of whoever knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +39,7 @@ pub struct Trouble {
 impl Trouble {
     /// With the message cut to what a condition holds.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        let mut message = message.into();
+        let mut message = plain(&message.into());
         if message.chars().count() > LONGEST_MESSAGE_CHARACTERS
             && let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE_CHARACTERS - CUT.len())
         {
@@ -38,7 +50,7 @@ impl Trouble {
     }
 }
 
-/// All pods together.
+/// All pods of one template together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodsReport {
     /// What holds some pod up; the worst where there are several.
@@ -65,6 +77,11 @@ struct Finding {
     message: String,
 }
 
+/// The pods of a template: those of another say nothing of it.
+pub fn of_template(pods: &[Pod], template: Option<&TemplateDigest>) -> Vec<Pod> {
+    pods.iter().filter(|pod| TemplateDigest::of_pod(pod).as_ref() == template).cloned().collect()
+}
+
 /// Reads them. Pods that are being deleted have had their say.
 pub fn read(pods: &[Pod]) -> PodsReport {
     let mut report = PodsReport::default();
@@ -85,17 +102,53 @@ pub fn read(pods: &[Pod]) -> PodsReport {
     report
 }
 
-/// Whether one of them mounts a claim.
-pub fn mount(pods: &[Pod], claim: &str) -> bool {
-    let mut volumes = pods.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.any(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|mounted| mounted.claim_name == claim))
+/// What pods mount, and those that may still be made: what is deleted under them is missing when they start again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mounted {
+    claims: BTreeSet<String>,
+    config_maps: BTreeSet<String>,
+}
+
+impl Mounted {
+    /// Of pods, and of the templates that pods may be made of: those of ReplicaSets and the live Deployment's own.
+    pub fn by(pods: &[Pod], replica_sets: &[ReplicaSet], deployment: Option<&Deployment>) -> Self {
+        let of_pods = pods.iter().filter_map(|pod| pod.spec.as_ref());
+        let of_sets = replica_sets.iter().filter_map(|set| set.spec.as_ref()?.template.as_ref()?.spec.as_ref());
+        let of_deployment = deployment.and_then(|deployment| deployment.spec.as_ref()?.template.spec.as_ref());
+        let mut mounted = Self::default();
+        for spec in of_pods.chain(of_deployment) {
+            mounted.add(spec, true);
+        }
+        // A claim that only the past mounted may go: to go back to it would make it anew.
+        of_sets.for_each(|spec| mounted.add(spec, false));
+        mounted
+    }
+
+    fn add(&mut self, spec: &PodSpec, with_claims: bool) {
+        for volume in spec.volumes.iter().flatten() {
+            let claim = volume.persistent_volume_claim.as_ref().filter(|_| with_claims);
+            self.claims.extend(claim.map(|claim| claim.claim_name.clone()));
+            self.config_maps.extend(volume.config_map.as_ref().map(|config_map| config_map.name.clone()));
+        }
+    }
+
+    /// Whether one of them mounts that claim.
+    pub fn has_claim(&self, name: &str) -> bool {
+        self.claims.contains(name)
+    }
+
+    /// Whether one of them mounts that ConfigMap.
+    pub fn has_config_map(&self, name: &str) -> bool {
+        self.config_maps.contains(name)
+    }
 }
 
 /// The later in this list, the less it needs somebody to act.
 fn worse(new: Option<&Trouble>, old: Option<&Trouble>) -> bool {
-    const WORST_FIRST: [Reason; 6] = [
+    const WORST_FIRST: [Reason; 7] = [
         Reason::DeviceUnhealthy,
         Reason::ImagePullFailed,
+        Reason::StartFailed,
         Reason::Crashing,
         Reason::DownloadFailed,
         Reason::Unschedulable,
@@ -124,11 +177,16 @@ fn trouble_of(pod: &Pod) -> Option<Trouble> {
         {
             return Some(Trouble::new(Reason::ImagePullFailed, message.clone().unwrap_or_else(|| reason.to_owned())));
         }
+        if let Some(words) = start_failure(container) {
+            let message = format!("container {} of pod {}: {words}", container.name, pod.name_any());
+            return Some(Trouble::new(Reason::StartFailed, message));
+        }
     }
     let named = |name: &str| containers.clone().find(|container| container.name == name);
     if let Some(download) = named(DOWNLOAD) {
         if let Some(end) = last_end(download).filter(|end| end.exit_code != 0) {
-            let words = end.message.clone().unwrap_or_else(|| format!("it ended with exit code {}", end.exit_code));
+            let words =
+                end.message.clone().filter(|_| !is_out_of_memory(end)).unwrap_or_else(|| how_it_ended(pod, end));
             return Some(Trouble::new(Reason::DownloadFailed, words));
         }
         if download.state.as_ref().is_some_and(|state| state.running.is_some()) {
@@ -144,19 +202,37 @@ fn trouble_of(pod: &Pod) -> Option<Trouble> {
     }
     let is_down = !server.ready && server.restart_count > 0;
     let end = last_end(server).filter(|end| is_down && end.exit_code != 0)?;
+    let message =
+        format!("the server has ended {} times; the last time {}", server.restart_count, how_it_ended(pod, end));
+    Some(Trouble::new(Reason::Crashing, message))
+}
+
+/// Why a container could not even begin, in the node's words.
+fn start_failure(container: &ContainerStatus) -> Option<String> {
+    let is_one = |reason: &Option<String>| reason.as_deref().is_some_and(|reason| NOT_STARTED.contains(&reason));
+    let words = |reason: &Option<String>, message: &Option<String>| message.clone().or_else(|| reason.clone());
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    if let Some(waiting) = waiting.filter(|waiting| is_one(&waiting.reason)) {
+        return words(&waiting.reason, &waiting.message);
+    }
+    // One that runs now did begin.
+    let ended = last_end(container).filter(|_| container.state.as_ref().is_none_or(|state| state.running.is_none()))?;
+    words(&ended.reason, &ended.message).filter(|_| is_one(&ended.reason))
+}
+
+fn is_out_of_memory(end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some(OUT_OF_MEMORY)
+}
+
+/// By which code, and what can be done about it.
+fn how_it_ended(pod: &Pod, end: &ContainerStateTerminated) -> String {
     let reason = end.reason.as_deref().unwrap_or("Error");
-    let cure = if reason == OUT_OF_MEMORY {
+    let cure = if is_out_of_memory(end) {
         format!("; raise podTemplate.resources.limits.memory, which is {}", memory_limit(pod))
     } else {
         String::new()
     };
-    Some(Trouble::new(
-        Reason::Crashing,
-        format!(
-            "the server has ended {} times, last with exit code {} ({reason}){cure}",
-            server.restart_count, end.exit_code
-        ),
-    ))
+    format!("it ended with exit code {} ({reason}){cure}", end.exit_code)
 }
 
 /// What the node says of the container's devices: the name of one that does not work.
@@ -184,17 +260,27 @@ fn preflight_of(pod: &Pod) -> Option<Result<(), Trouble>> {
     if end.exit_code == 0 {
         return Some(Ok(()));
     }
+    if is_out_of_memory(end) {
+        let message = format!("preflight has not enough memory: {}", how_it_ended(pod, end));
+        return Some(Err(Trouble::new(Reason::InsufficientMemory, message)));
+    }
+    if end.reason.as_deref().is_some_and(|reason| NOT_STARTED.contains(&reason)) {
+        // It has looked at nothing.
+        return None;
+    }
     let said = end.message.as_deref().unwrap_or_default();
     let Ok(findings) = serde_json::from_str::<Findings>(said) else {
-        let message = format!("preflight ended with exit code {} and said {said:?}", end.exit_code);
-        return Some(Err(Trouble::new(Reason::ConfigurationRefused, message)));
+        let is_not_understood = NOT_UNDERSTOOD.contains(&end.exit_code);
+        let reason = if is_not_understood { Reason::ConfigurationRefused } else { Reason::PreflightFailed };
+        let words = if said.is_empty() { "said nothing".to_owned() } else { format!("said {said:?}") };
+        return Some(Err(Trouble::new(reason, format!("preflight {words}; {}", how_it_ended(pod, end)))));
     };
     if findings.ok {
         return Some(Ok(()));
     }
     let errors: Vec<&Finding> = findings.findings.iter().filter(|finding| finding.severity == "error").collect();
     let reason = errors.first().map_or(Reason::ConfigurationRefused, |finding| reason_of(&finding.check));
-    let words: Vec<String> = errors.iter().map(|finding| format!("{}: {}", finding.subject, finding.message)).collect();
+    let words: Vec<String> = errors.iter().map(|finding| of_object(&format!("{}: {}", finding.subject, finding.message))).collect();
     Some(Err(Trouble::new(reason, words.join("; "))))
 }
 
@@ -218,112 +304,4 @@ fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn pod(name: &str, status: &Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
-    }
-
-    fn init(name: &str, state: &Value) -> Value {
-        json!({"initContainerStatuses": [{"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": state}]})
-    }
-
-    fn reason(status: &Value) -> Option<Reason> {
-        read(&[pod("a", status)]).trouble.map(|trouble| trouble.reason)
-    }
-
-    #[test]
-    fn the_schedulers_the_nodes_and_the_hubs_words_are_lifted() {
-        let pending = json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}]});
-        let report = read(&[pod("a", &pending)]);
-        let trouble = report.trouble.unwrap();
-        assert_eq!(trouble.reason, Reason::Unschedulable);
-        assert!(trouble.message.contains("Insufficient nvidia.com/gpu"));
-        assert_eq!(
-            reason(&init("preflight", &json!({"waiting": {"reason": "ImagePullBackOff", "message": "x"}}))),
-            Some(Reason::ImagePullFailed)
-        );
-        assert_eq!(reason(&init("download", &json!({"running": {}}))), Some(Reason::Downloading));
-        let failed = read(&[pod("a", &init("download", &json!({"terminated": {"exitCode": 1, "message": "gated"}})))]);
-        assert_eq!(failed.trouble, Some(Trouble::new(Reason::DownloadFailed, "gated")));
-        assert_eq!(reason(&json!({})), None);
-    }
-
-    #[test]
-    fn findings_of_preflight_become_a_reason_and_their_own_words() {
-        let said = json!({"ok": false, "findings": [
-            {"check": "collection", "severity": "warning", "subject": "docs", "message": "no record"},
-            {"check": "store", "severity": "error", "subject": "qdrant", "message": "does not answer"}]});
-        let ended = |code: i32, message: &str| {
-            init("preflight", &json!({"terminated": {"exitCode": code, "message": message}}))
-        };
-        let report = read(&[pod("a", &ended(4, &said.to_string()))]);
-        assert_eq!(report.finding, Some(Trouble::new(Reason::StoreUnreachable, "qdrant: does not answer")));
-        assert!(!report.passed);
-        let passed = read(&[pod("a", &ended(0, "{\"ok\": true}"))]);
-        assert!(passed.passed && passed.finding.is_none());
-        let garbled = read(&[pod("a", &ended(3, "not JSON"))]).finding.unwrap();
-        assert_eq!(garbled.reason, Reason::ConfigurationRefused);
-        assert!(garbled.message.contains("exit code 3"));
-    }
-
-    #[test]
-    fn the_worst_of_several_pods_speaks_whatever_their_order_and_one_that_goes_is_not_heard() {
-        let downloading = pod("a", &init("download", &json!({"running": {}})));
-        let crashing = pod(
-            "b",
-            &json!({"containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 3,
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"exitCode": 5, "reason": "Error"}}}]}),
-        );
-        let mut going = crashing.clone();
-        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-        for pods in [vec![downloading.clone(), crashing.clone()], vec![crashing, downloading.clone()]] {
-            let trouble = read(&pods).trouble.unwrap();
-            assert_eq!(trouble.reason, Reason::Crashing);
-            assert!(trouble.message.contains("3 times") && trouble.message.contains("exit code 5"), "{trouble:?}");
-        }
-        assert_eq!(read(&[going, downloading]).trouble.unwrap().reason, Reason::Downloading);
-    }
-
-    #[test]
-    fn a_server_out_of_memory_says_which_number_to_raise_and_a_broken_device_is_named() {
-        let mut killed = pod(
-            "a",
-            &json!({"containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": false, "restartCount": 1,
-            "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}),
-        );
-        killed.spec = serde_json::from_value(
-            json!({"containers": [{"name": "server", "resources": {"limits": {"memory": "2Gi"}}}]}),
-        )
-        .unwrap();
-        let message = read(&[killed]).trouble.unwrap().message;
-        assert!(message.contains("OOMKilled") && message.contains("limits.memory, which is 2Gi"), "{message}");
-        let broken = json!({"containerStatuses": [{"name": "server", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-            "allocatedResourcesStatus": [{"name": "nvidia.com/gpu", "resources": [
-                {"resourceID": "GPU-1", "health": "Healthy"}, {"resourceID": "GPU-2", "health": "Unhealthy"}]}]}]});
-        let trouble = read(&[pod("a", &broken)]).trouble.unwrap();
-        assert_eq!(trouble, Trouble::new(Reason::DeviceUnhealthy, "nvidia.com/gpu GPU-2 of pod a does not work"));
-    }
-
-    #[test]
-    fn a_claim_is_mounted_while_one_pod_has_it() {
-        let mut holding = pod("a", &json!({}));
-        holding.spec = serde_json::from_value(json!({"containers": [], "volumes": [
-            {"name": "tmp", "emptyDir": {}}, {"name": "weights", "persistentVolumeClaim": {"claimName": "docs-cache"}}]}))
-        .unwrap();
-        assert!(mount(&[pod("b", &json!({})), holding.clone()], "docs-cache"));
-        assert!(!mount(&[holding], "other-cache"));
-        assert!(!mount(&[], "docs-cache"));
-    }
-
-    #[test]
-    fn a_long_message_is_cut_between_characters() {
-        let message = Trouble::new(Reason::Crashing, "ä".repeat(5_000)).message;
-        assert_eq!(message.chars().count(), LONGEST_MESSAGE_CHARACTERS);
-        let just = "ä".repeat(LONGEST_MESSAGE_CHARACTERS);
-        assert_eq!(Trouble::new(Reason::Crashing, just.clone()).message, just);
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
@@ -15,16 +16,17 @@ use serde_json::Value;
 
 use super::actions::{actions, is_being_deleted, is_owned};
 use super::apply::{WriteError, apply, publish};
-use super::build::{Replacement, Settings, build, names, pod_template};
+use super::build::{Replacement, Settings, TemplateDigest, build, names, pod_template};
 use super::events;
 use super::kinds::ChildKind;
 use super::model_states::ModelStates;
-use super::nodes::{Fit, NodeView, fit};
+use super::nodes::{Fit, NodeView, UnknownFit, fit};
 use super::observe::{Observed, observe, taken};
-use super::pods::{self, Trouble};
+use super::pods::{self, Mounted, Trouble};
 use super::rollout::{Decision, decide};
-use super::status::{ModelView, Seen, compute, unobserved};
-use super::validate::{Plan, validate};
+use super::status::{ModelView, Seen, Template, compute, unobserved};
+use super::validate::{Plan, Refusal, validate};
+pub use super::words::describe;
 
 /// Models come and go without an event, so an object with ready pods is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -53,6 +55,9 @@ pub enum ReconcileError {
     /// It took too long.
     #[error("not done within {} s", .0.as_secs())]
     Deadline(Duration),
+    /// This program is wrong.
+    #[error("a fault of the operator: {0}")]
+    Panic(String),
 }
 
 impl ReconcileError {
@@ -63,6 +68,7 @@ impl ReconcileError {
             Self::Write(_) => "write",
             Self::Build(_) => "build",
             Self::Deadline(_) => "deadline",
+            Self::Panic(_) => "panic",
         }
     }
 }
@@ -84,8 +90,12 @@ pub struct Reconciler {
 enum Written {
     /// They are as the object says.
     All,
-    /// Something forbids it.
-    Nothing(Trouble),
+    /// So they are, but for the pods' template and configuration, which stay those of before: the new ones fit no node.
+    AllButTemplate,
+    /// There is no plan: they stay as they are.
+    NoPlan,
+    /// One of their names is somebody else's, so they stay as they are.
+    NameTaken(Trouble),
     /// The object is not what it was when it was seen. Its watch will tell.
     Outdated,
 }
@@ -109,7 +119,11 @@ impl Reconciler {
             // Its children go by their owner references.
             return Ok(LOOK_SELDOM);
         }
-        let observed = match observe(&self.client, object, &self.model_states, self.settings.pod_monitors).await {
+        let plan = validate(&object.spec);
+        let wanted = plan.as_ref().ok().map(|plan| Wanted::of(object, plan, &self.settings));
+        let config_map = wanted.as_ref().map(|wanted| wanted.config_map.as_str());
+        let looking = observe(&self.client, object, config_map, &self.model_states, self.settings.pod_monitors);
+        let observed = match looking.await {
             Ok(observed) => observed,
             Err(error) => {
                 let error = ReconcileError::Observe(error);
@@ -118,30 +132,45 @@ impl Reconciler {
                 return Err(error);
             }
         };
-        let plan = validate(&object.spec);
-        let fit =
-            plan.as_ref().map_or(Fit::Unknown(super::nodes::UnknownFit::NotReadable), |plan| fit(object, plan, nodes));
-        let written = match &plan {
-            Ok(plan) => self.write(object, plan, &fit, &observed, nodes).await,
-            Err(_) => Ok(Written::All),
+        let fit = plan.as_ref().map_or(Fit::Unknown(UnknownFit::NotReadable), |plan| fit(object, plan, nodes));
+        let live = own_deployment(object, &observed.children);
+        let template = template_state(wanted.as_ref(), live, &fit);
+        let written = match (&plan, &wanted) {
+            (Ok(plan), Some(wanted)) => self.write(object, plan, wanted, template, &observed, nodes).await,
+            _ => Ok(Written::NoPlan),
         };
         let unwritten = match &written {
-            Ok(Written::All) => None,
-            Ok(Written::Nothing(trouble)) => Some(trouble.clone()),
+            Ok(Written::All | Written::AllButTemplate | Written::NoPlan) => None,
+            Ok(Written::NameTaken(trouble)) => Some(trouble.clone()),
             Ok(Written::Outdated) => return Ok(LOOK_SOON),
             Err(error) => Some(Trouble::new(Reason::ReconcileFailed, describe(error))),
         };
-        let deployment = own_deployment(object, &observed.children);
+        // Those that are asked for speak; where they cannot be, those that stay.
+        let speaking = match (&wanted, template) {
+            (Some(wanted), Template::Wanted | Template::Before) => wanted.template.clone(),
+            (None, _) | (_, Template::HeldBack) => live.and_then(TemplateDigest::of_deployment),
+        };
+        let speaking = pods::of_template(&observed.pods, speaking.as_ref());
+        let models = if speaking.len() == observed.pods.len() {
+            observed.models.clone()
+        } else {
+            self.model_states.of(&speaking).await
+        };
+        let next = written.as_ref().map_or(LOOK_SELDOM, |written| next(&observed, written, &models));
+        // What pods that are slow to answer say is there at the next look.
+        let next = if self.model_states.is_asking(&observed.pods) { next.min(LOOK_SOON) } else { next };
         let seen = Seen {
-            plan: plan.as_ref().map_err(|refusal| Trouble::new(Reason::InvalidSpec, refusal.to_string())),
+            plan: plan.as_ref().map_err(invalid),
             fit,
             unwritten,
-            deployment: deployment.and_then(|child| serde_json::from_value(child.clone()).ok()),
-            pods: pods::read(&observed.pods),
-            models: observed.models.clone(),
+            deployment: live.and_then(typed),
+            template,
+            pods: pods::read(&speaking),
+            models,
         };
         self.say(object, &compute(object, &seen, &now())).await?;
-        Ok(next(&observed, &written?))
+        written?;
+        Ok(next)
     }
 
     /// Tells that an object cannot be read. Its children stay as they are.
@@ -150,38 +179,46 @@ impl Reconciler {
         self.tell(object, &events::of_unreadable(error)).await;
     }
 
+    /// Tells that another operator looks after an object.
+    pub async fn leave_to(&self, object: &RerankDeployment, operator: &str) {
+        let (name, namespace) = (object.name_any(), object.namespace());
+        tracing::warn!(name, namespace, operator, "An object is another operator's");
+        self.tell(&object.object_ref(&()), &events::of_another_operator(operator)).await;
+    }
+
     /// Writes what differs.
     async fn write(
         &self,
         object: &RerankDeployment,
         plan: &Plan,
-        fit: &Fit,
+        meant: &Wanted,
+        template: Template,
         observed: &Observed,
         nodes: &NodeView,
     ) -> Result<Written, ReconcileError> {
-        let replacement = self.replacement(object, plan, observed, nodes).await?;
+        let replacement = self.replacement(object, plan, meant, observed, nodes).await?;
         let children = build(object, plan, replacement, &self.settings);
         let mut wanted = children.to_values().map_err(ReconcileError::Build)?;
         let mut live = observed.children.clone();
-        if matches!(fit, Fit::TooLarge { .. }) {
-            // A new pod would stay Pending without a word, and an old one that serves would be given up for it.
-            for children in [&mut wanted, &mut live] {
-                children.retain(|(kind, _)| *kind != ChildKind::Deployment);
-            }
+        let is_held_back = template == Template::HeldBack;
+        if is_held_back {
+            hold_template_back(object, &mut wanted, &mut live);
         }
+        let mounted = Mounted::by(
+            &observed.pods,
+            &observed.replica_sets,
+            own_deployment(object, &observed.children).and_then(typed).as_ref(),
+        );
+        live.retain(|(kind, child)| !is_needed_by_others(*kind, child, &wanted, &mounted));
         match actions(object, &wanted, &live) {
-            Ok(actions) if actions.is_empty() => Ok(Written::All),
-            Ok(_) if !self.is_current(object).await? => Ok(Written::Outdated),
-            Ok(mut actions) => {
-                // Pods that mount the claim keep it, and no new pod could mount one that is marked for deletion; a later look gives it up.
-                actions.retain(|action| {
-                    !(action.deletes(ChildKind::CacheClaim) && pods::mount(&observed.pods, &names::cache_claim(object)))
-                });
-                apply(&self.client, object, actions).await?;
-                Ok(Written::All)
+            Ok(actions) if actions.is_empty() => {}
+            Ok(_) if !self.is_current(object).await? => return Ok(Written::Outdated),
+            Ok(actions) => apply(&self.client, object, actions).await?,
+            Err(conflict) => {
+                return Ok(Written::NameTaken(Trouble::new(Reason::NameConflict, conflict.to_string())));
             }
-            Err(conflict) => Ok(Written::Nothing(Trouble::new(Reason::NameConflict, conflict.to_string()))),
         }
+        Ok(if is_held_back { Written::AllButTemplate } else { Written::All })
     }
 
     /// Whether nobody changed or deleted the object since it was seen. An older view would undo what was made of a newer one: it would
@@ -200,14 +237,14 @@ impl Reconciler {
         &self,
         object: &RerankDeployment,
         plan: &Plan,
+        wanted: &Wanted,
         observed: &Observed,
         nodes: &NodeView,
     ) -> Result<Replacement, ReconcileError> {
-        let template =
-            serde_json::to_value(pod_template(object, plan, &self.settings)).map_err(ReconcileError::Build)?;
-        match decide(object, plan.device, own_deployment(object, &observed.children), &template) {
+        let live = own_deployment(object, &observed.children);
+        match decide(object, plan.device, live, wanted.template.as_ref()) {
             Decision::Settled(replacement) => Ok(replacement),
-            Decision::WhereFree(_) if *nodes == NodeView::NotReadable => Ok(Replacement::InPlace),
+            Decision::WhereFree(_) if !matches!(nodes, NodeView::Seen { .. }) => Ok(Replacement::InPlace),
             Decision::WhereFree(gpu) => {
                 let taken = taken(&self.client, &gpu.resource_name).await.map_err(ReconcileError::Observe)?;
                 let is_free = taken.leave(gpu, object, nodes);
@@ -250,17 +287,86 @@ fn now() -> Time {
 }
 
 /// Models come and go without an event, and what is being deleted goes soon.
-fn next(observed: &Observed, written: &Written) -> Next {
-    if matches!(written, Written::Nothing(_)) {
+fn next(observed: &Observed, written: &Written, models: &ModelView) -> Next {
+    if matches!(written, Written::NameTaken(_)) {
         // Whoever has the name is not watched.
         LOOK_AGAIN_AT_ANOTHERS
     } else if observed.children.iter().any(|(_, child)| is_being_deleted(child)) {
         LOOK_SOON
-    } else if observed.models == ModelView::NoPods {
+    } else if *models == ModelView::NoPods && observed.models == ModelView::NoPods {
         LOOK_SELDOM
     } else {
         LOOK_AGAIN
     }
+}
+
+/// What the pods are to be made of.
+struct Wanted {
+    template: Option<TemplateDigest>,
+    config_map: String,
+}
+
+impl Wanted {
+    fn of(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> Self {
+        let template = pod_template(object, plan, settings);
+        Self { template: TemplateDigest::of_template(&template), config_map: names::config_map(object, plan) }
+    }
+}
+
+/// Which template the live Deployment has. One that fits no node is held back, unless it is there already.
+fn template_state(wanted: Option<&Wanted>, live: Option<&Value>, fit: &Fit) -> Template {
+    let Some(wanted) = wanted else { return Template::Wanted };
+    if live.is_some_and(|live| TemplateDigest::of_deployment(live) == wanted.template) {
+        return Template::Wanted;
+    }
+    match (fit, live) {
+        (Fit::TooLarge(_), _) => Template::HeldBack,
+        (Fit::Fits | Fit::Unknown(_), Some(_)) => Template::Before,
+        (Fit::Fits | Fit::Unknown(_), None) => Template::Wanted,
+    }
+}
+
+/// A new pod would stay Pending without a word, and an old one that serves would be given up for it. So the Deployment, where there is
+/// one, stays what it is but for its replicas, and the new configuration, which nothing mounts, is not written.
+fn hold_template_back(
+    object: &RerankDeployment,
+    wanted: &mut Vec<(ChildKind, Value)>,
+    live: &mut Vec<(ChildKind, Value)>,
+) {
+    let found = own_deployment(object, live).cloned();
+    let replicas = found.as_ref().map(|deployment| deployment["spec"]["replicas"].clone());
+    let is_scaled = replicas.is_some_and(|replicas| replicas != object.spec.replicas);
+    wanted.retain(|(kind, _)| {
+        !matches!(kind, ChildKind::ConfigMap | ChildKind::Deployment) || (*kind == ChildKind::Deployment && is_scaled)
+    });
+    if let Some((_, deployment)) = wanted.iter_mut().find(|(kind, _)| *kind == ChildKind::Deployment)
+        && let Some(found) = found
+    {
+        deployment["spec"] = found["spec"].clone();
+        deployment["spec"]["replicas"] = object.spec.replicas.into();
+    } else {
+        live.retain(|(kind, _)| *kind != ChildKind::Deployment);
+    }
+}
+
+/// Whether it is not wanted any more, and is mounted by pods, or by what pods may be made of. A claim that is marked for deletion could
+/// be mounted by no new pod, and without its configuration an old one could not start again. A later look gives it up.
+fn is_needed_by_others(kind: ChildKind, child: &Value, wanted: &[(ChildKind, Value)], mounted: &Mounted) -> bool {
+    let name = child["metadata"]["name"].as_str().unwrap_or_default();
+    let is_wanted = wanted.iter().any(|(other, wanted)| *other == kind && wanted["metadata"]["name"] == name);
+    match kind {
+        ChildKind::ConfigMap => !is_wanted && mounted.has_config_map(name),
+        ChildKind::CacheClaim => !is_wanted && mounted.has_claim(name),
+        _ => false,
+    }
+}
+
+fn invalid(refusal: &Refusal) -> Trouble {
+    Trouble::new(Reason::InvalidSpec, refusal.to_string())
+}
+
+fn typed(deployment: &Value) -> Option<Deployment> {
+    serde_json::from_value(deployment.clone()).ok()
 }
 
 fn own_deployment<'a>(object: &RerankDeployment, children: &'a [(ChildKind, Value)]) -> Option<&'a Value> {
@@ -268,16 +374,5 @@ fn own_deployment<'a>(object: &RerankDeployment, children: &'a [(ChildKind, Valu
     is_owned(object, child).then_some(child)
 }
 
-/// An error with its causes.
-pub fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
-}
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,15 @@ use rerank_crds::rerank_deployment::{
 use rerank_crds::server_config::ServedModel;
 
 use super::build::{address, names};
-use super::nodes::{Fit, UnknownFit};
+use super::nodes::Fit;
 use super::pods::{PodsReport, Trouble};
 use super::validate::Plan;
+
+mod available;
+mod preflight;
+
+use available::{available, rollout};
+use preflight::preflight;
 
 /// What the ready pods say of their models.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +39,18 @@ pub enum ModelView {
     },
 }
 
+/// Which template the live Deployment has, where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Template {
+    /// The one that is asked for.
+    #[default]
+    Wanted,
+    /// That of before; the wanted one is written now, or could not be.
+    Before,
+    /// That of before, and it stays so, with the replicas of now: the wanted one fits no node.
+    HeldBack,
+}
+
 /// Everything that was seen and done in one reconcile.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
@@ -44,9 +62,11 @@ pub struct Seen<'a> {
     pub unwritten: Option<Trouble>,
     /// As it is now.
     pub deployment: Option<Deployment>,
-    /// What its pods say.
+    /// Whose it is.
+    pub template: Template,
+    /// What pods of the wanted template say; where it is held back or none is known, those of the live one.
     pub pods: PodsReport,
-    /// What their models do.
+    /// What the models of the same pods do.
     pub models: ModelView,
 }
 
@@ -58,7 +78,8 @@ pub fn compute(object: &RerankDeployment, seen: &Seen<'_>, now: &Time) -> Rerank
     let preflight = preflight(seen, &accepted);
     let available = available(object, seen, &accepted, &preflight);
     let model_ready = model_ready(seen);
-    let ready = ready([&accepted, &preflight, &available, &model_ready]);
+    let rollout = rollout(object, seen);
+    let ready = ready(&accepted, [Some(&preflight), Some(&available), rollout.as_ref(), Some(&model_ready)]);
     let said = [
         (ConditionType::Accepted, accepted.reason.truth(), accepted),
         (ConditionType::Preflight, preflight.reason.truth(), preflight),
@@ -68,26 +89,32 @@ pub fn compute(object: &RerankDeployment, seen: &Seen<'_>, now: &Time) -> Rerank
     ];
     let conditions = said.map(|(kind, truth, trouble)| condition(object, kind, truth, trouble, now));
     let counts = seen.deployment.as_ref().and_then(|deployment| deployment.status.as_ref());
+    let reranker = match &seen.plan {
+        Ok(plan) if !is_of_before(seen) => selected(plan),
+        // Pods serve what they served.
+        _ => old.reranker.clone(),
+    };
+    // Measured once for each configuration: a second measurement would only be noise.
+    let is_same = old.reranker == reranker && (seen.template != Template::Before || is_of_before(seen));
+    let kept = old.performance.filter(|_| is_same);
     let (models, performance) = match &seen.models {
         ModelView::Seen { models, pairs_per_second, .. } => {
-            // Measured once for each configuration: a second measurement would only be noise.
-            let is_same = old.observed_generation == generation;
-            let kept = old.performance.clone().filter(|_| is_same);
             let measured = pairs_per_second.map(|pairs| Performance { pairs_per_second: two_digits(pairs) });
             (models.clone(), kept.or(measured))
         }
-        ModelView::NoPods | ModelView::NotReachable => (Vec::new(), old.performance.clone()),
+        ModelView::NoPods | ModelView::NotReachable => (Vec::new(), kept),
     };
     RerankDeploymentStatus {
         observed_generation: generation,
         conditions: conditions.to_vec(),
-        reranker: seen.plan.as_ref().map_or(old.reranker, |plan| selected(plan)),
+        reranker,
         models,
         performance,
         replicas: counts.and_then(|counts| counts.replicas).unwrap_or(0),
         ready_replicas: counts.and_then(|counts| counts.ready_replicas).unwrap_or(0),
         selector: names::selector_text(object),
         address: Some(Address { url: address(object) }),
+        operator: old.operator,
     }
 }
 
@@ -132,84 +159,27 @@ fn condition(object: &RerankDeployment, kind: ConditionType, truth: Truth, troub
     }
 }
 
-fn accepted(seen: &Seen<'_>) -> Trouble {
-    match (&seen.plan, &seen.unwritten) {
-        (Err(refused), _) => refused.clone(),
-        (Ok(_), Some(unwritten)) => unwritten.clone(),
-        (Ok(_), None) => Trouble::new(Reason::Accepted, "its children are as it says"),
-    }
-}
-
-fn preflight(seen: &Seen<'_>, accepted: &Trouble) -> Trouble {
-    if accepted.reason == Reason::InvalidSpec {
-        return Trouble::new(Reason::NotChecked, "the object is not accepted");
-    }
-    if let Some(finding) = &seen.pods.finding {
-        return finding.clone();
-    }
-    if seen.pods.passed {
-        return Trouble::new(Reason::Passed, "a pod has looked, and found nothing that keeps it from answering");
-    }
-    match &seen.fit {
-        Fit::Fits => Trouble::new(Reason::Fits, "a node can hold it; no pod has looked yet"),
-        Fit::TooLarge { needed_bytes, found_bytes, of } => Trouble::new(
-            Reason::InsufficientMemory,
-            format!(
-                "it needs {needed_bytes} bytes of {of}, the largest node has {found_bytes}: name a smaller reranker.model, quantization int8, a smaller \
-                 batchSize, or a larger node"
-            ),
-        ),
-        Fit::Unknown(why) => unknown_fit(why),
-    }
-}
-
-fn unknown_fit(why: &UnknownFit) -> Trouble {
-    match why {
-        UnknownFit::NotReadable => {
-            Trouble::new(Reason::NodesNotReadable, "nodes may not be read; the scheduler will tell")
-        }
-        UnknownFit::NoNode { resource, count } => {
-            Trouble::new(Reason::NoNodeYet, format!("no node that pods may run on has {resource}: {count} now"))
-        }
-        UnknownFit::Elastic { needed_bytes, found_bytes } => Trouble::new(
-            Reason::NoNodeYet,
-            format!("it needs {needed_bytes} bytes, the largest node of now has {found_bytes}; others may come"),
-        ),
-        UnknownFit::NoMemoryLabel => Trouble::new(
-            Reason::MemoryUnknown,
-            "nodes do not say how much memory their GPUs have (label nvidia.com/gpu.memory); accelerator.gpu.memoryBytes can",
-        ),
-        UnknownFit::UnknownModel(model) => Trouble::new(
-            Reason::MemoryUnknown,
-            format!("the catalogue does not know the shape of {model}; the pod will look"),
-        ),
-        UnknownFit::Claims => Trouble::new(Reason::MemoryUnknown, "claims of devices are judged by the scheduler"),
-    }
-}
-
-fn available(object: &RerankDeployment, seen: &Seen<'_>, accepted: &Trouble, preflight: &Trouble) -> Trouble {
-    let wanted = object.spec.replicas;
-    if wanted == 0 {
-        return Trouble::new(Reason::Paused, "replicas is 0");
-    }
-    let Some(deployment) = &seen.deployment else {
-        let by = if accepted.reason.truth() == Truth::True { preflight } else { accepted };
-        return Trouble::new(Reason::NotCreated, format!("there are no pods: {}", by.reason.as_str()));
+/// Whether pods are and stay of what was asked for before.
+fn is_of_before(seen: &Seen<'_>) -> bool {
+    let is_kept = match seen.template {
+        Template::Wanted => false,
+        Template::Before => seen.unwritten.is_some(),
+        Template::HeldBack => true,
     };
-    let status = deployment.status.as_ref();
-    let condition =
-        |name: &str| status.and_then(|status| status.conditions.iter().flatten().find(|one| one.type_ == name));
-    if condition("Available").is_some_and(|condition| condition.status == "True") {
-        let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
-        return Trouble::new(Reason::Available, format!("{ready} of {wanted} pods are ready"));
-    }
-    if let Some(refused) = condition("ReplicaFailure").filter(|condition| condition.status == "True") {
-        return Trouble::new(Reason::PodsRefused, refused.message.clone().unwrap_or_default());
-    }
-    if let Some(trouble) = &seen.pods.trouble {
-        return trouble.clone();
-    }
-    Trouble::new(Reason::Progressing, "pods start")
+    is_kept && seen.deployment.is_some()
+}
+
+fn accepted(seen: &Seen<'_>) -> Trouble {
+    let said = match (&seen.plan, &seen.unwritten) {
+        (Err(refused), _) => return refused.clone(),
+        (Ok(_), Some(unwritten)) => return unwritten.clone(),
+        (Ok(_), None) if seen.template != Template::HeldBack => "its children are as it says",
+        (Ok(_), None) if seen.deployment.is_some() => {
+            "its children are as it says, but its pods stay what they were until what it asks for fits"
+        }
+        (Ok(_), None) => "its children are as it says, but there are no pods until what it asks for fits",
+    };
+    Trouble::new(Reason::Accepted, said)
 }
 
 fn model_ready(seen: &Seen<'_>) -> Trouble {
@@ -218,7 +188,7 @@ fn model_ready(seen: &Seen<'_>) -> Trouble {
             ModelView::NotReachable => {
                 Trouble::new(Reason::NotReachable, "no ready pod's control port answers the operator")
             }
-            _ => Trouble::new(Reason::NoPods, "no pod is ready"),
+            _ => Trouble::new(Reason::NoPods, "no pod of what is asked for is ready"),
         };
     };
     let any = |states: &[ModelState]| models.iter().find(|model| states.contains(&model.state));
@@ -235,16 +205,21 @@ fn model_ready(seen: &Seen<'_>) -> Trouble {
     }
 }
 
-/// The first that is false holds it back; of what is unknown only the acceptance does.
-fn ready(parts: [&Trouble; 4]) -> (Truth, Trouble) {
-    let holding = parts.iter().find(|part| part.reason.truth() == Truth::False);
-    if let Some(part) = holding {
-        return (Truth::False, (*part).clone());
+/// What is not accepted holds it back before all else, then the first that is false. What else is unknown does not.
+fn ready(accepted: &Trouble, parts: [Option<&Trouble>; 4]) -> (Truth, Trouble) {
+    if accepted.reason.truth() != Truth::True {
+        return (accepted.reason.truth(), accepted.clone());
     }
-    if parts[0].reason.truth() == Truth::Unknown {
-        return (Truth::Unknown, parts[0].clone());
+    let parts = parts.into_iter().flatten();
+    if let Some(part) = parts.clone().find(|part| part.reason.truth() == Truth::False) {
+        return (Truth::False, part.clone());
     }
-    (Truth::True, Trouble::new(Reason::Ready, "it answers"))
+    let not_seen = parts.clone().find(|part| part.reason == Reason::NotReachable);
+    let words = not_seen.map_or_else(
+        || "it answers".to_owned(),
+        |part| format!("it answers; what its models do is not known: {}", part.message),
+    );
+    (Truth::True, Trouble::new(Reason::Ready, words))
 }
 
 fn selected(plan: &Plan) -> Option<SelectedReranker> {
@@ -272,211 +247,4 @@ fn two_digits(number: i64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::controller::validate::validate;
-
-    fn object() -> RerankDeployment {
-        let spec = json!({"embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}});
-        let mut object = RerankDeployment::new("docs", serde_json::from_value(spec).unwrap());
-        object.metadata.namespace = Some("search".to_owned());
-        object.metadata.generation = Some(3);
-        object
-    }
-
-    fn time(text: &str) -> Time {
-        serde_json::from_value(json!(text)).unwrap()
-    }
-
-    fn deployment(available: &str) -> Deployment {
-        serde_json::from_value(json!({"status": {"replicas": 1, "readyReplicas": 1, "conditions": [{"type": "Available", "status": available}]}})).unwrap()
-    }
-
-    fn models(state: &str) -> ModelView {
-        let model: Model =
-            serde_json::from_value(json!({"name": "m", "quantization": "float16", "state": state, "pods": 1})).unwrap();
-        ModelView::Seen { models: vec![model], failure: None, pairs_per_second: Some(1_234) }
-    }
-
-    struct Case {
-        plan: Plan,
-        deployment: Option<Deployment>,
-    }
-
-    impl Case {
-        fn new(deployment: Option<Deployment>) -> Self {
-            Self { plan: validate(&object().spec).unwrap(), deployment }
-        }
-
-        fn seen(&self) -> Seen<'_> {
-            Seen {
-                plan: Ok(&self.plan),
-                fit: Fit::Fits,
-                unwritten: None,
-                deployment: self.deployment.clone(),
-                pods: PodsReport { passed: true, ..PodsReport::default() },
-                models: models("Ready"),
-            }
-        }
-    }
-
-    fn reasons(status: &RerankDeploymentStatus) -> Vec<String> {
-        status.conditions.iter().map(|one| format!("{}={} {}", one.type_, one.status, one.reason)).collect()
-    }
-
-    fn ready(seen: &Seen<'_>) -> String {
-        reasons(&compute(&object(), seen, &time("2026-01-01T00:00:00Z"))).pop().unwrap()
-    }
-
-    #[test]
-    fn an_object_that_answers_is_ready_and_says_what_it_runs() {
-        let case = Case::new(Some(deployment("True")));
-        let status = compute(&object(), &case.seen(), &time("2026-01-01T00:00:00Z"));
-        assert_eq!(
-            reasons(&status),
-            [
-                "Accepted=True Accepted",
-                "Preflight=True Passed",
-                "Available=True Available",
-                "ModelReady=True Loaded",
-                "Ready=True Ready"
-            ]
-        );
-        assert_eq!(status.observed_generation, 3);
-        assert_eq!(status.address.unwrap().url, "http://docs.search.svc:8000");
-        assert_eq!(status.selector, "app.kubernetes.io/instance=docs,app.kubernetes.io/name=rerank-server");
-        let reranker = status.reranker.unwrap();
-        assert_eq!(
-            (reranker.model.as_str(), reranker.selection_reason.as_str()),
-            ("Qwen/Qwen3-Reranker-0.6B", "ExactMatch")
-        );
-        assert_eq!((reranker.batch_size, reranker.token_budget), (128, 65_536));
-        assert!(reranker.estimated_memory_bytes > Some(4_000_000_000));
-        assert_eq!(status.performance.unwrap().pairs_per_second, 1_200);
-    }
-
-    #[test]
-    fn whatever_holds_an_object_back_is_the_reason_of_ready() {
-        let case = Case::new(Some(deployment("False")));
-        let seen = case.seen();
-        assert_eq!(ready(&seen), "Ready=False Progressing");
-        let trouble = |reason| Some(Trouble::new(reason, "words"));
-        let waiting =
-            |reason| Seen { pods: PodsReport { trouble: trouble(reason), ..PodsReport::default() }, ..seen.clone() };
-        for reason in [Reason::Unschedulable, Reason::ImagePullFailed, Reason::Downloading, Reason::Crashing] {
-            assert_eq!(ready(&waiting(reason)), format!("Ready=False {}", reason.as_str()));
-        }
-        let found = Seen {
-            pods: PodsReport { finding: trouble(Reason::StoreUnreachable), ..PodsReport::default() },
-            ..seen.clone()
-        };
-        assert_eq!(ready(&found), "Ready=False StoreUnreachable");
-        let refused = Seen { plan: Err(Trouble::new(Reason::InvalidSpec, "words")), ..seen.clone() };
-        assert_eq!(ready(&refused), "Ready=False InvalidSpec");
-        let unwritten = Seen { unwritten: trouble(Reason::NameConflict), ..seen };
-        assert_eq!(ready(&unwritten), "Ready=False NameConflict");
-    }
-
-    #[test]
-    fn what_does_not_fit_says_both_numbers_and_that_there_are_no_pods() {
-        let case = Case::new(None);
-        let fit = Fit::TooLarge { needed_bytes: 9_000, found_bytes: 4_000, of: "GPU memory" };
-        let seen = Seen { fit, pods: PodsReport::default(), models: ModelView::NoPods, ..case.seen() };
-        let status = compute(&object(), &seen, &time("2026-01-01T00:00:00Z"));
-        assert_eq!(
-            reasons(&status),
-            [
-                "Accepted=True Accepted",
-                "Preflight=False InsufficientMemory",
-                "Available=False NotCreated",
-                "ModelReady=False NoPods",
-                "Ready=False InsufficientMemory"
-            ]
-        );
-        let message = &status.conditions[1].message;
-        assert!(message.contains("9000 bytes") && message.contains("4000"), "{message}");
-    }
-
-    #[test]
-    fn what_is_unknown_before_a_pod_has_looked_does_not_hold_ready_back() {
-        let case = Case::new(Some(deployment("True")));
-        for (why, reason) in [
-            (UnknownFit::NotReadable, "NodesNotReadable"),
-            (UnknownFit::NoMemoryLabel, "MemoryUnknown"),
-            (UnknownFit::NoNode { resource: "nvidia.com/gpu".to_owned(), count: 1 }, "NoNodeYet"),
-        ] {
-            let seen = Seen { fit: Fit::Unknown(why), pods: PodsReport::default(), ..case.seen() };
-            let status = compute(&object(), &seen, &time("2026-01-01T00:00:00Z"));
-            assert_eq!(reasons(&status)[1], format!("Preflight=Unknown {reason}"));
-            assert_eq!(reasons(&status)[4], "Ready=True Ready");
-        }
-        let unreachable = Seen { models: ModelView::NotReachable, ..case.seen() };
-        assert_eq!(ready(&unreachable), "Ready=True Ready");
-    }
-
-    #[test]
-    fn models_in_standby_are_as_good_as_loaded_and_failed_ones_are_not() {
-        let case = Case::new(Some(deployment("True")));
-        for (state, expected) in
-            [("Standby", "Ready=True Ready"), ("Loading", "Ready=False Loading"), ("Failed", "Ready=False LoadFailed")]
-        {
-            assert_eq!(ready(&Seen { models: models(state), ..case.seen() }), expected);
-        }
-    }
-
-    #[test]
-    fn the_time_of_a_condition_moves_only_with_its_status_and_nothing_else_moves_at_rest() {
-        let case = Case::new(Some(deployment("True")));
-        let mut object = object();
-        let first = compute(&object, &case.seen(), &time("2026-01-01T00:00:00Z"));
-        object.status = Some(first.clone());
-        let second = compute(&object, &Seen { models: models("Ready"), ..case.seen() }, &time("2026-01-02T00:00:00Z"));
-        assert_eq!(serde_json::to_value(&first).unwrap(), serde_json::to_value(&second).unwrap());
-        let down = Case::new(Some(deployment("False")));
-        let third = serde_json::to_value(compute(&object, &down.seen(), &time("2026-01-03T00:00:00Z"))).unwrap();
-        let since = |kind: usize| -> &Value { &third["conditions"][kind]["lastTransitionTime"] };
-        assert_eq!((since(0), since(2)), (&json!("2026-01-01T00:00:00Z"), &json!("2026-01-03T00:00:00Z")));
-    }
-
-    #[test]
-    fn what_could_not_be_looked_at_keeps_what_was_said_and_says_why() {
-        let case = Case::new(Some(deployment("True")));
-        let mut object = object();
-        let why = Trouble::new(Reason::ReconcileFailed, "pods is forbidden");
-        let first = unobserved(&object, &why, &time("2026-01-01T00:00:00Z"));
-        assert_eq!(
-            reasons(&first),
-            [
-                "Accepted=Unknown ReconcileFailed",
-                "Preflight=Unknown NotChecked",
-                "Available=Unknown PodsNotObserved",
-                "ModelReady=Unknown ModelsNotObserved",
-                "Ready=Unknown ReconcileFailed"
-            ]
-        );
-        object.status = Some(compute(&object, &case.seen(), &time("2026-01-01T00:00:00Z")));
-        let later = unobserved(&object, &why, &time("2026-01-02T00:00:00Z"));
-        assert_eq!(reasons(&later)[2..4], ["Available=True Available", "ModelReady=True Loaded"]);
-        assert_eq!(later.conditions[4].message, "pods is forbidden");
-        assert_eq!((later.ready_replicas, later.observed_generation), (1, 3));
-    }
-
-    #[test]
-    fn a_paused_object_says_so() {
-        let mut object = object();
-        object.spec.replicas = 0;
-        let case = Case::new(Some(deployment("True")));
-        let status =
-            compute(&object, &Seen { models: ModelView::NoPods, ..case.seen() }, &time("2026-01-01T00:00:00Z"));
-        assert_eq!(reasons(&status)[4], "Ready=False Paused");
-    }
-
-    #[test]
-    fn a_measurement_has_two_digits() {
-        for (measured, said) in [(0, 0), (7, 7), (42, 42), (987, 980), (1_234, 1_200)] {
-            assert_eq!(two_digits(measured), said);
-        }
-    }
-}
+mod tests;

@@ -1,16 +1,19 @@
 //! A specification becomes a plan: the server's configuration, what it will take, where it runs. Pure.
 //!
-//! What the schema cannot say is said here, in the server's own words: the rendered configuration is validated by the code that
-//! the server reads it with.
+//! What the schema cannot say is said here, in the words of whoever would refuse it later: the rendered configuration is validated by
+//! the code that the server reads it with, and [`children`] knows what the API server allows in children. All of it at once, by the
+//! object's own fields.
 
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{DeviceKind, Selection};
 use rerank_crds::rerank_deployment::{Accelerator, RerankDeploymentSpec};
-use rerank_crds::server_config::network::check_proxy_url;
-use rerank_crds::server_config::{Footprint, UnknownShape, Violations};
-use tracing_subscriber::EnvFilter;
+use rerank_crds::server_config::{Footprint, UnknownShape, Violation, Violations};
 
-use super::build::server_config;
+use super::build::{check_limits, server_config};
+use super::fields::of_object;
+
+mod children;
+mod names;
 
 /// What is to be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,20 +33,16 @@ pub struct Plan {
 /// Why there is no plan: it waits for a change of the object.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The server would refuse it.
-    #[error("{0}")]
+    /// Somebody would refuse what becomes of it. Paths are those of the object, below `spec`.
+    #[error("{}", in_a_line(.0))]
     Violations(Violations),
-    /// A field that the server's configuration does not have.
-    #[error("{field}: {message}")]
-    Field {
-        /// Its path below `spec`.
-        field: &'static str,
-        /// What is wrong, and what is allowed.
-        message: String,
-    },
     /// A fault of the operator.
     #[error("the configuration cannot be written as YAML: {0}")]
     Yaml(String),
+}
+
+fn in_a_line(violations: &Violations) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Makes the plan.
@@ -52,21 +51,31 @@ pub enum Refusal {
 /// See [`Refusal`].
 pub fn validate(spec: &RerankDeploymentSpec) -> Result<Plan, Refusal> {
     let config = server_config::render(spec);
-    config.validate().map_err(Refusal::Violations)?;
-    check_beside(spec)?;
+    let mut found = match config.validate() {
+        Ok(()) => Vec::new(),
+        Err(violations) => violations.iter().map(in_the_objects_words).collect(),
+    };
+    found.extend(children::violations(spec));
+    refuse(found)?;
     let config_yaml = config.to_yaml().map_err(|error| Refusal::Yaml(error.to_string()))?;
     let device = device_of(&spec.accelerator);
-    Ok(Plan { selection: config.selection(), footprint: config.footprint(device), config, config_yaml, device })
+    let plan = Plan { selection: config.selection(), footprint: config.footprint(device), config, config_yaml, device };
+    let low = check_limits(spec, &plan).err();
+    refuse(
+        low.map(|low| Violation { path: low.field.to_owned(), message: low.message, allowed: None })
+            .into_iter()
+            .collect(),
+    )?;
+    Ok(plan)
 }
 
-/// What the server would find out only when it starts.
-fn check_beside(spec: &RerankDeploymentSpec) -> Result<(), Refusal> {
-    let refused = |field, error: &dyn std::error::Error| Refusal::Field { field, message: error.to_string() };
-    if let Some(proxy) = spec.weights.hub.as_ref().and_then(|hub| hub.proxy.as_deref()) {
-        check_proxy_url(proxy).map_err(|error| refused("weights.hub.proxy", &error))?;
-    }
-    EnvFilter::try_new(&spec.logging.filter).map_err(|error| refused("logging.filter", &error))?;
-    Ok(())
+fn refuse(found: Vec<Violation>) -> Result<(), Refusal> {
+    Violations::of(found).map_or(Ok(()), |violations| Err(Refusal::Violations(violations)))
+}
+
+fn in_the_objects_words(violation: &Violation) -> Violation {
+    let Violation { path, message, allowed } = violation;
+    Violation { path: of_object(path), message: of_object(message), allowed: allowed.as_deref().map(of_object) }
 }
 
 /// Whatever is claimed by DRA is taken for a GPU.
@@ -96,5 +105,36 @@ mod tests {
             let refused = refusal(&json!({"weights": {"hub": {"proxy": proxy}}}));
             assert!(refused.starts_with("weights.hub.proxy: ") && refused.contains(words), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_and_names_fields_that_an_object_has() {
+        let collections = json!([{"name": "docs"}]);
+        for (url, words) in [
+            ("http://127.0.0.1:6334", "127.0.0.1 is the pod itself; name Qdrant's Service, such as http://qdrant:6334"),
+            ("http://me:secret@qdrant:6334", "name a Secret with the key in apiKeySecretRef instead"),
+        ] {
+            let store = json!({"vectorStore": {"qdrant": {"url": url, "collections": collections}}, "candidates": {"minimum": 300}});
+            let refused = refusal(&store);
+            assert!(refused.contains(words) && !refused.contains("allowLoopback"), "{refused}");
+            assert!(
+                refused.contains("; candidates.minimum: ") || refused.starts_with("candidates.minimum: "),
+                "{refused}"
+            );
+            assert!(!refused.contains('\n'), "{refused}");
+        }
+        let key = json!({"qdrant": {"url": "http://qdrant:6334", "collections": collections, "apiKeySecretRef": {"name": "a", "key": "k"}}});
+        let refused = refusal(&json!({"vectorStore": key}));
+        assert!(
+            refused.starts_with("vectorStore.qdrant.apiKeySecretRef: would send the key over plain http"),
+            "{refused}"
+        );
+        let token = json!({"hub": {"endpoint": "http://hub", "tokenSecretRef": {"name": "a", "key": "k"}}});
+        let refused = refusal(&json!({"weights": token}));
+        assert!(refused.starts_with("weights.hub.tokenSecretRef: would send the token"), "{refused}");
+        let refused = refusal(&json!({"access": {"clients": [{"name": "a", "collections": []}]}}));
+        assert!(refused.contains("access.clients: needs access.apiKeysSecretRef"), "{refused}");
+        let refused = refusal(&json!({"api": {"modelAliases": {"": "a"}}}));
+        assert!(refused.starts_with("api.modelAliases: has an alias without a name"), "{refused}");
     }
 }

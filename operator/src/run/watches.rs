@@ -1,16 +1,16 @@
 //! Which change leads to a look at which object, and what follows when a look fails. I/O: watches.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::controller::{self, Action, Config as ControllerConfig, Controller};
@@ -19,17 +19,27 @@ use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use rerank_crds::RerankDeployment;
+use rerank_crds::rerank_deployment::conditions::Reason;
 use rerank_crds::rerank_deployment::labels;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::node_watch::NodeWatch;
+use super::claims::{Claim, Claims};
+use super::complaints::Complaints;
+use super::failures::Failures;
+use super::node_watch::{NodeWatch, paced};
+use super::pod_monitors::PodMonitors;
 use crate::admin::Admin;
 use crate::args::Arguments;
-use crate::controller::build::{Settings, pod_monitor};
+use crate::controller::apply::{claim, publish};
+use crate::controller::build::Settings;
 use crate::controller::model_states::ModelStates;
 use crate::controller::nodes::NodeView;
-use crate::controller::reconcile::{ReconcileError, Reconciler, describe};
-use crate::pauses::{WatchPauses, after_failures};
+use crate::controller::pods::Trouble;
+use crate::controller::reconcile::{ReconcileError, Reconciler};
+use crate::controller::status::unobserved;
+use crate::controller::words::describe;
+use crate::pauses::WatchPauses;
 
 /// Objects that are worked on at once. Each asks for its nine children together, so a few of them keep an API server busy; more only wait
 /// for each other.
@@ -38,8 +48,10 @@ const CONCURRENCY: u16 = 4;
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
 /// Events of one object that come together are one.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// The same complaint about a watch is logged so often.
-const SAME_COMPLAINT: Duration = Duration::from_secs(60);
+/// An object that was claimed is looked at by then, should its event be lost.
+const CLAIMED: Duration = Duration::from_secs(5);
+/// To tell that a reconcile took too long takes no longer itself.
+const TELLING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An object as the API server has it: one that this operator cannot read must not hide the others.
 pub(super) type Declared = DeserializeGuard<RerankDeployment>;
@@ -48,22 +60,47 @@ pub(super) type Declared = DeserializeGuard<RerankDeployment>;
 struct Context {
     reconciler: Reconciler,
     nodes: Option<NodeWatch>,
-    elastic_nodes: bool,
+    pod_monitors: PodMonitors,
     admin: Admin,
-    failures: Mutex<HashMap<ObjectRef<Declared>, u32>>,
+    failures: Mutex<Failures>,
+    claims: Mutex<Claims>,
+}
+
+impl Context {
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reconciler(&self) -> Reconciler {
+        let mut reconciler = self.reconciler.clone();
+        reconciler.settings.pod_monitors = self.pod_monitors.are_known();
+        reconciler
+    }
+
+    fn nodes(&self) -> Arc<NodeView> {
+        self.nodes.as_ref().map_or_else(|| Arc::new(NodeView::NotReadable), NodeWatch::view)
+    }
 }
 
 /// Watches and reconciles until it is dropped. `identity`: who says so in events.
 ///
 /// # Errors
-/// Nodes cannot be read, or the controller ended by itself.
+/// No client can be made, or the controller ended by itself.
 pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, admin: &Admin) -> anyhow::Result<()> {
-    let (nodes, node_changes) = if arguments.watch_namespace.is_some() {
-        (None, futures::stream::pending().boxed())
+    let (mut nodes, node_changes) = if arguments.watch_namespace.is_some() {
+        (None, stream::pending().boxed())
     } else {
-        let (nodes, changes) = NodeWatch::start(client.clone()).await?;
-        (Some(nodes), changes.boxed())
+        let (nodes, changes) = NodeWatch::start(client.clone(), arguments.elastic_nodes);
+        (Some(nodes), paced(changes).boxed())
     };
+    let (pod_monitors, kind_changes) = PodMonitors::start(client.clone());
+    if let Some(nodes) = &mut nodes {
+        nodes.settle().await;
+    }
     let reporter = Reporter { controller: labels::FIELD_MANAGER.to_owned(), instance: Some(identity.to_owned()) };
     let context = Arc::new(Context {
         reconciler: Reconciler {
@@ -71,16 +108,19 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
             settings: Settings {
                 cpu_image: arguments.cpu_image.clone(),
                 gpu_image: arguments.gpu_image.clone(),
-                pod_monitors: has_pod_monitors(&client).await?,
+                // Each reconcile has it as it is then.
+                pod_monitors: false,
             },
             model_states: Arc::new(ModelStates::new().context("failed to make a client for pods")?),
             recorder: Recorder::new(client.clone(), reporter),
         },
         nodes,
-        elastic_nodes: arguments.elastic_nodes,
+        pod_monitors,
         admin: admin.clone(),
         failures: Mutex::default(),
+        claims: Mutex::new(Claims::new(arguments.lease_namespace(), &arguments.lease_name)),
     });
+    let forgetting = Arc::clone(&context);
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={}", labels::FIELD_MANAGER));
     let pods = watcher::Config::default().labels(&format!("app.kubernetes.io/name={}", labels::APPLICATION));
     let controller = Controller::new(watched::<Declared>(&client, arguments), watcher::Config::default());
@@ -90,36 +130,32 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
     controller
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .trigger_backoff(WatchPauses::default())
-        .owns(watched::<Deployment>(&client, arguments), ours.clone())
-        .owns(watched::<Service>(&client, arguments), ours.clone())
-        .owns(watched::<ConfigMap>(&client, arguments), ours.clone())
-        .owns(watched::<ServiceAccount>(&client, arguments), ours.clone())
-        .owns(watched::<PersistentVolumeClaim>(&client, arguments), ours.clone())
-        .owns(watched::<NetworkPolicy>(&client, arguments), ours.clone())
-        .owns(watched::<PodDisruptionBudget>(&client, arguments), ours.clone())
-        .owns(watched::<HorizontalPodAutoscaler>(&client, arguments), ours)
-        .watches(watched::<Pod>(&client, arguments), pods, |pod| owner_of(&pod))
-        .reconcile_all_on(node_changes)
+        .watches(watched::<Deployment>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Service>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<ConfigMap>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<ServiceAccount>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<PersistentVolumeClaim>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<NetworkPolicy>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<PodDisruptionBudget>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<HorizontalPodAutoscaler>(&client, arguments), ours, |child| object_of(&child))
+        .watches(watched::<Pod>(&client, arguments), pods, |pod| object_of(&pod))
+        .reconcile_all_on(stream::select(node_changes, kind_changes))
         .run(reconcile, pause_after, context)
         .for_each(move |outcome| {
             metrics.watched(store.state().len());
-            // A reconcile that failed was logged where the pause was chosen; of one whose object is gone there is nothing to say.
-            if let Err(controller::Error::QueueError(error)) = outcome {
-                complaints.about(&describe(&error));
+            match outcome {
+                Err(controller::Error::QueueError(error)) => complaints.about(&describe(&error)),
+                Err(controller::Error::ObjectNotFound(gone)) => {
+                    forgetting.failures().forget(gone.namespace.as_deref(), &gone.name);
+                    forgetting.claims().forget(gone.namespace.as_deref(), &gone.name);
+                }
+                // A reconcile that failed was logged where the pause was chosen.
+                _ => {}
             }
             futures::future::ready(())
         })
         .await;
     bail!("the controller ended by itself")
-}
-
-/// Whether the cluster has the kind now. One that comes later is seen at the next start.
-async fn has_pod_monitors(client: &Client) -> anyhow::Result<bool> {
-    match client.list_api_group_resources(pod_monitor::GROUP_VERSION).await {
-        Ok(kinds) => Ok(kinds.resources.iter().any(|resource| resource.kind == pod_monitor::KIND)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error).context("failed to look which kinds the cluster has"),
-    }
 }
 
 pub(super) fn watched<K>(client: &Client, arguments: &Arguments) -> Api<K>
@@ -132,44 +168,96 @@ where
     }
 }
 
-/// The object of a pod, by its labels.
-fn owner_of(pod: &Pod) -> Option<ObjectRef<Declared>> {
-    let name = pod.labels().get("app.kubernetes.io/instance")?;
-    Some(ObjectRef::new(name).within(&pod.namespace()?))
+/// The object of a pod or of another child, by its labels: somebody may take the reference to its owner away.
+fn object_of(child: &impl ResourceExt) -> Option<ObjectRef<Declared>> {
+    let name = child.labels().get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(name).within(&child.namespace()?))
 }
 
 async fn reconcile(declared: Arc<Declared>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if let Some(rest) = context.failures().rest(declared.meta(), Instant::now()) {
+        return Ok(Action::requeue(rest));
+    }
     let begun = Instant::now();
-    let work = async {
-        match &declared.0 {
-            Ok(object) => {
-                let nodes = context.nodes.as_ref();
-                let view = nodes.map_or(NodeView::NotReadable, |nodes| nodes.view(context.elastic_nodes));
-                context.reconciler.reconcile(object, &view).await.map(Action::requeue)
-            }
-            Err(unreadable) => {
-                context.reconciler.leave_alone(&declared.object_ref(&()), &unreadable.error).await;
-                Ok(Action::await_change())
-            }
-        }
-    };
-    let outcome = timeout(RECONCILE_DEADLINE, work).await.unwrap_or(Err(ReconcileError::Deadline(RECONCILE_DEADLINE)));
+    let outcome = attempt(look(Arc::clone(&declared), Arc::clone(&context))).await;
+    if let Err(error @ (ReconcileError::Deadline(_) | ReconcileError::Panic(_))) = &outcome {
+        // Whatever else failed has told it already.
+        tell(&context, &declared, error).await;
+    }
     let category = outcome.as_ref().err().map(ReconcileError::category);
     context.admin.metrics.reconciled(begun.elapsed().as_secs_f64(), category);
     let action = outcome?;
-    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(&*declared));
+    context.failures().forget(declared.namespace().as_deref(), &declared.name_any());
     Ok(action)
+}
+
+async fn look(declared: Arc<Declared>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    match &declared.0 {
+        Ok(object) => look_at(object, &context).await.map(Action::requeue),
+        Err(unreadable) => {
+            context.reconciler.leave_alone(&declared.object_ref(&()), &unreadable.error).await;
+            Ok(Action::await_change())
+        }
+    }
+}
+
+async fn look_at(object: &RerankDeployment, context: &Context) -> Result<Duration, ReconcileError> {
+    let whose = context.claims().of(object, Instant::now());
+    match whose {
+        Claim::Ours => context.reconciler().reconcile(object, &context.nodes()).await,
+        Claim::Take => {
+            let ours = context.claims().ours().to_owned();
+            if object.status.as_ref().is_none_or(|status| status.conditions.is_empty()) {
+                // The first that is said of it claims it too. Of two that do so at once the API server takes one.
+                let mut object = object.clone();
+                object.status.get_or_insert_default().operator = Some(ours);
+                return context.reconciler().reconcile(&object, &context.nodes()).await;
+            }
+            claim(&context.reconciler.client, object, &ours).await?;
+            // The write asks for the next look.
+            Ok(CLAIMED)
+        }
+        Claim::Leave { rest, tell } => {
+            if let Some(operator) = tell {
+                context.reconciler.leave_to(object, &operator).await;
+            }
+            Ok(rest)
+        }
+    }
+}
+
+/// In a task of its own, so that a fault of one object ends neither the process nor the work on others. Dropped, it ends the task.
+async fn attempt<T>(work: impl Future<Output = Result<T, ReconcileError>> + Send + 'static) -> Result<T, ReconcileError>
+where
+    T: Send + 'static,
+{
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    match timeout(RECONCILE_DEADLINE, task.join_next()).await {
+        Ok(Some(Ok(outcome))) => outcome,
+        Ok(Some(Err(ended))) => Err(ReconcileError::Panic(words_of(ended))),
+        Ok(None) | Err(_) => Err(ReconcileError::Deadline(RECONCILE_DEADLINE)),
+    }
+}
+
+fn words_of(ended: tokio::task::JoinError) -> String {
+    let Ok(panic) = ended.try_into_panic() else { return "its task was ended".to_owned() };
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it said nothing".to_owned())
+}
+
+async fn tell(context: &Context, declared: &Declared, error: &ReconcileError) {
+    let Ok(object) = &declared.0 else { return };
+    let why = Trouble::new(Reason::ReconcileFailed, describe(error));
+    let status = unobserved(object, &why, &Time(jiff::Timestamp::now()));
+    if let Ok(Err(error)) = timeout(TELLING_DEADLINE, publish(&context.reconciler.client, object, &status)).await {
+        tracing::warn!(name = object.name_any(), error = describe(&error), "A status could not be written");
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller hands it over")]
 fn pause_after(declared: Arc<Declared>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    let failures = {
-        let mut all = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = all.entry(ObjectRef::from_obj(&*declared)).or_default();
-        *failures = failures.saturating_add(1);
-        *failures
-    };
-    let pause = after_failures(failures);
+    let pause = context.failures().failed(declared.meta(), Instant::now());
     tracing::warn!(
         name = declared.name_any(),
         namespace = declared.namespace(),
@@ -180,17 +268,39 @@ fn pause_after(declared: Arc<Declared>, error: &ReconcileError, context: Arc<Con
     Action::requeue(pause)
 }
 
-/// Warnings about watches, each at most once a minute: a right that is missing fails every second.
-#[derive(Debug, Default)]
-struct Complaints(HashMap<String, Instant>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Complaints {
-    fn about(&mut self, error: &str) {
-        let now = Instant::now();
-        self.0.retain(|_, last| now.duration_since(*last) < SAME_COMPLAINT);
-        if !self.0.contains_key(error) {
-            self.0.insert(error.to_owned(), now);
-            tracing::warn!(error, "A watch failed; it is tried again");
-        }
+    #[tokio::test]
+    async fn a_fault_in_one_look_is_an_error_of_that_object() {
+        let outcome: Result<(), _> = attempt(async { panic!("index out of bounds") }).await;
+        let error = outcome.unwrap_err();
+        assert_eq!(
+            (error.category(), error.to_string()),
+            ("panic", "a fault of the operator: index out of bounds".to_owned())
+        );
+        assert_eq!(attempt(async { Ok(7) }).await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_hangs_is_given_up_and_ends() {
+        let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+        let hanging = async move {
+            let _alive = alive;
+            std::future::pending::<Result<(), ReconcileError>>().await
+        };
+        assert_eq!(attempt(hanging).await.unwrap_err().category(), "deadline");
+        assert!(ended.await.is_err(), "its task is gone");
+    }
+
+    #[test]
+    fn a_child_is_its_objects_by_its_labels_even_without_an_owner() {
+        let child: Service =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "x", "namespace": "search",
+            "labels": {"app.kubernetes.io/instance": "docs"}}}))
+            .unwrap();
+        assert_eq!(object_of(&child), Some(ObjectRef::new("docs").within("search")));
+        assert_eq!(object_of(&Service::default()), None);
     }
 }

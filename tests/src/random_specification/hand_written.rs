@@ -33,7 +33,7 @@ fn resources() -> Vec<Value> {
     vec![
         json!({"requests": {"cpu": "4", "memory": "8Gi"}}),
         json!({"requests": {"cpu": 2}, "limits": {"memory": "16Gi", "ephemeral-storage": "1Gi"}}),
-        json!({"limits": {"nvidia.com/gpu": 1}}),
+        json!({"limits": {"rdma/hca": 1}}),
         json!({}),
     ]
 }

@@ -32,6 +32,10 @@ pub(super) fn repair(specification: &mut Value, choices: &Choices) {
             weights.remove("cache");
         }
     }
+    repair_cache(specification, choices);
+    if let Some(labels) = fields(specification, "/podTemplate/labels") {
+        labels.retain(|label, _| !label.starts_with("app.kubernetes.io/"));
+    }
     repair_accelerator(specification, choices);
     repair_access(specification, choices);
     repair_reranker(specification, choices);
@@ -68,6 +72,20 @@ fn keep_one(fields: &mut Map<String, Value>, names: &[&str], choice: usize) -> b
         }
     }
     !present.is_empty()
+}
+
+fn repair_cache(specification: &mut Value, choices: &Choices) {
+    let is_one_pod = specification.get("replicas").and_then(Value::as_i64).unwrap_or(1) <= 1
+        && specification.get("autoscaling").is_none()
+        && specification.get("rollout") != Some(&json!("Surge"));
+    let Some(cache) = fields(specification, "/weights/cache") else { return };
+    if cache.contains_key("accessMode") {
+        cache.entry("storageClass").or_insert_with(|| json!(""));
+    }
+    if cache.get("accessMode") == Some(&json!("ReadWriteOncePod")) && !is_one_pod {
+        let allowed = ["ReadWriteOnce", "ReadWriteMany"][choices.other % 2];
+        cache.insert("accessMode".to_owned(), json!(allowed));
+    }
 }
 
 fn repair_accelerator(specification: &mut Value, choices: &Choices) {
@@ -174,6 +192,7 @@ fn make_sensible(specification: &mut Value, choices: &Choices) {
         }
     }
     make_rerankers_sensible(specification);
+    make_maps_sensible(specification);
     if let Some(hub) = fields(specification, "/weights/hub")
         && hub.contains_key("tokenSecretRef")
         && let Some(endpoint) = hub.get_mut("endpoint")
@@ -191,6 +210,27 @@ fn make_sensible(specification: &mut Value, choices: &Choices) {
     let served = if served.is_empty() { vec![specification["embedding"]["model"].clone()] } else { served };
     for (at, model) in fields(specification, "/api/modelAliases").into_iter().flat_map(Map::values_mut).enumerate() {
         *model = served[(choices.other + at) % served.len()].clone();
+    }
+}
+
+/// Keys as Kubernetes allows them.
+fn make_maps_sensible(specification: &mut Value) {
+    let is_key = |key: &String| {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        let is_end = |end: Option<char>| end.is_some_and(|end| end.is_ascii_alphanumeric());
+        let is_inside = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+        is_end(name.chars().next()) && is_end(name.chars().last()) && name.chars().all(is_inside)
+    };
+    for map in ["/podTemplate/labels", "/podTemplate/annotations", "/podTemplate/nodeSelector", "/service/annotations"]
+    {
+        if let Some(map) = fields(specification, map) {
+            map.retain(|key, _| is_key(key));
+        }
+    }
+    for peer in entries(specification, "/access/networkPolicy/egressPeers") {
+        if let Some(labels) = peer.get_mut("podLabels").and_then(Value::as_object_mut) {
+            labels.retain(|key, _| is_key(key));
+        }
     }
 }
 

@@ -32,7 +32,7 @@ const STRANGE_URLS: [&str; 12] = [
     "http://169.254.169.254",
     "http://metadata.google.internal:80",
     "http://localhost:6334",
-    "http://2852039166",
+    "http://2852039166:6334",
     "http://[::ffff:127.0.0.1]:6334",
     "http://user:secret@qdrant:6334",
     "http://qdrant:6334/path",
@@ -184,9 +184,14 @@ fn usual(path: &Path, schema: &Value) -> (u32, BoxedStrategy<String>) {
     match names[..] {
         [.., "model" | "defaultModel" | "embeddingModels" | "modelAliases"] => (OFTEN, one_of(&MODELS)),
         [.., "revision"] => (OFTEN, one_of(&["main", "v1.0", "refs/pr/3", COMMIT])),
-        [.., "url" | "endpoint" | "otlpEndpoint" | "proxy"] => {
-            let usual = like("https?://[a-z][a-z0-9-]{0,12}(\\.[a-z]{2,6}){0,2}(:[1-9][0-9]{0,3})?");
-            (NEARLY_ALWAYS, prop_oneof![9 => usual, 1 => one_of(&STRANGE_URLS)].boxed())
+        [.., name @ ("url" | "endpoint" | "otlpEndpoint" | "proxy")] => {
+            let host = "https?://[a-z][a-z0-9-]{0,12}(\\.[a-z]{2,6}){0,2}";
+            let port = if name == "url" { ":[1-9][0-9]{0,3}" } else { "(:[1-9][0-9]{0,3})?" };
+            (NEARLY_ALWAYS, prop_oneof![9 => like(&format!("{host}{port}")), 1 => one_of(&STRANGE_URLS)].boxed())
+        }
+        [.., "cache", "size"] => (NEARLY_ALWAYS, one_of(&["50Gi", "16Mi", "500000000", "1T"])),
+        [.., "labels" | "podLabels" | "nodeSelector"] => {
+            (NEARLY_ALWAYS, like("([a-zA-Z0-9]([a-z0-9._-]{0,8}[a-z0-9])?)?"))
         }
         [.., "collections", "name"] | [.., "collections"] => (NEARLY_ALWAYS, like("[a-z][a-z0-9_-]{0,12}")),
         [.., "textField"] => (OFTEN, like("[a-z]{1,8}(\\.[a-z]{1,8})?")),

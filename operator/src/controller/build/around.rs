@@ -15,7 +15,8 @@ use crate::controller::validate::Plan;
 
 pub(super) fn config_map(object: &RerankDeployment, plan: &Plan) -> ConfigMap {
     ConfigMap {
-        metadata: names::metadata(object, names::config_map(object)),
+        metadata: names::metadata(object, names::config_map(object, plan)),
+        immutable: Some(true),
         data: Some(BTreeMap::from([(mounts::CONFIGURATION_KEY.to_owned(), plan.config_yaml.clone())])),
         ..ConfigMap::default()
     }

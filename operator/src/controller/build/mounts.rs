@@ -13,6 +13,7 @@ use rerank_crds::RerankDeployment;
 use rerank_crds::rerank_deployment::{ImageVolume, PullPolicy, RerankDeploymentSpec};
 
 use super::names;
+use crate::controller::validate::Plan;
 
 /// The folder of the configuration.
 const CONFIGURATION: &str = "/etc/rerank";
@@ -79,13 +80,13 @@ pub fn secrets(spec: &RerankDeploymentSpec) -> Vec<(SecretMount, String)> {
 }
 
 /// The pod's volumes, and where its containers see them.
-pub fn volumes(object: &RerankDeployment) -> (Vec<Volume>, Vec<VolumeMount>) {
+pub fn volumes(object: &RerankDeployment, plan: &Plan) -> (Vec<Volume>, Vec<VolumeMount>) {
     let spec = &object.spec;
     let mut volumes = vec![
         Volume {
             name: "config".to_owned(),
             config_map: Some(ConfigMapVolumeSource {
-                name: names::config_map(object),
+                name: names::config_map(object, plan),
                 ..ConfigMapVolumeSource::default()
             }),
             ..Volume::default()

@@ -6,10 +6,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::{Resource, ResourceExt};
 use rerank_crds::RerankDeployment;
 use rerank_crds::rerank_deployment::labels;
+use sha2::{Digest, Sha256};
 
-/// The ConfigMap's name.
-pub fn config_map(object: &RerankDeployment) -> String {
-    format!("{}-config", object.name_any())
+use crate::controller::validate::Plan;
+
+/// Hexadecimal digits of a configuration's digest in its ConfigMap's name: as many as fit into 63 characters behind the longest name.
+const CONFIG_NAME_DIGITS: usize = 7;
+
+/// The ConfigMap's name. Each configuration has one of its own: pods of before, whenever they start again, read what they were made
+/// with.
+pub fn config_map(object: &RerankDeployment, plan: &Plan) -> String {
+    let digest: String = config_digest(plan).chars().take(CONFIG_NAME_DIGITS).collect();
+    format!("{}-config-{digest}", object.name_any())
+}
+
+/// Digest of the server's configuration.
+pub(super) fn config_digest(plan: &Plan) -> String {
+    hex::encode(Sha256::digest(plan.config_yaml.as_bytes()))
 }
 
 /// The name of the claim that keeps downloads.

@@ -13,8 +13,8 @@ use rerank_crds::RerankDeployment;
 use rerank_crds::catalog::DeviceKind;
 use rerank_crds::rerank_deployment::labels;
 use rerank_crds::server_config::Loading;
-use sha2::{Digest, Sha256};
 
+use super::template::stamp;
 use super::{Settings, mounts, names, resources};
 use crate::controller::validate::Plan;
 
@@ -41,24 +41,23 @@ const SLOW_BYTES_PER_SECOND: u64 = 50_000_000;
 /// What warm-up and self-test of the two models take at most.
 const WARM_UP_SECONDS: i32 = 240;
 
-/// The pod's template. Its annotation tells what its containers read at start: a pod is replaced where that changes, and
-/// only there.
+/// The pod's template. Its annotations tell what its containers read at start, and one template from another: a pod is replaced
+/// where that changes, and only there.
 pub fn template(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> PodTemplateSpec {
     let extra = &object.spec.pod_template;
     let mut all_labels = extra.labels.clone();
     // Ours come last: the selector and the Service count on them.
     all_labels.extend(names::all_labels(object));
     let mut annotations = extra.annotations.clone();
-    let digest = hex::encode(Sha256::digest(plan.config_yaml.as_bytes()));
-    annotations.insert(labels::CONFIG_DIGEST.to_owned(), digest);
-    PodTemplateSpec {
+    annotations.insert(labels::CONFIG_DIGEST.to_owned(), names::config_digest(plan));
+    stamp(PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(all_labels),
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
         spec: Some(pod(object, plan, settings)),
-    }
+    })
 }
 
 /// How long the start of a pod may take, in seconds: what Preload reads and warms is part of it.
@@ -75,7 +74,7 @@ pub(super) fn start_seconds(plan: &Plan) -> i32 {
 fn pod(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> PodSpec {
     let spec = &object.spec;
     let extra = &spec.pod_template;
-    let (volumes, volume_mounts) = mounts::volumes(object);
+    let (volumes, volume_mounts) = mounts::volumes(object, plan);
     let container = |name: &str| Container {
         name: name.to_owned(),
         image: Some(image(object, plan, settings)),
@@ -90,6 +89,7 @@ fn pod(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> PodSpec {
         before.push(Container {
             args: Some(arguments("download", &["--termination-log", TERMINATION_LOG])),
             termination_message_path: Some(TERMINATION_LOG.to_owned()),
+            resources: Some(resources::without_devices(spec, plan)),
             ..container(DOWNLOAD)
         });
     }
@@ -97,7 +97,7 @@ fn pod(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> PodSpec {
     before.push(Container {
         args: Some(arguments("preflight", &["--termination-log", TERMINATION_LOG])),
         termination_message_path: Some(TERMINATION_LOG.to_owned()),
-        resources: Some(resources::requirements(object, plan)),
+        resources: Some(resources::requirements(spec, plan)),
         ..container(PREFLIGHT)
     });
     let drain = DRAIN_DELAY_SECONDS.to_string();
@@ -114,7 +114,7 @@ fn pod(object: &RerankDeployment, plan: &Plan, settings: &Settings) -> PodSpec {
         readiness_probe: Some(Probe { failure_threshold: Some(1), ..probe("/readyz", PROBE_PERIOD_SECONDS) }),
         // The server ends by itself where only a new process helps; this is for one that does not even answer.
         liveness_probe: Some(Probe { failure_threshold: Some(6), ..probe("/livez", 10) }),
-        resources: Some(resources::requirements(object, plan)),
+        resources: Some(resources::requirements(spec, plan)),
         ..container(SERVER)
     };
     let pull_secrets = &spec.image_pull_secrets;
