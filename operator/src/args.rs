@@ -90,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn no_filter_takes_more_memory_than_its_text() {
-        // As a regular expression this is an automaton of 2^20 states.
-        let filter = format!("[x{{y=(a|b)*a{}}}]=info", "(a|b)".repeat(20));
-        parse_log_filter(&filter).unwrap();
+    fn values_in_a_filter_are_texts() {
+        // As a regular expression the one is none, and the other an automaton of 2^20 states, which takes minutes and gigabytes.
+        parse_log_filter("[x{y=(}]=info").unwrap();
+        parse_log_filter(&format!("[x{{y=(a|b)*a{}}}]=info", "(a|b)".repeat(20))).unwrap();
     }
 }

@@ -2,8 +2,8 @@
 //! them, CoreDNS names them, scheduler and controllers do their part. All of it on addresses that nothing outside the network
 //! namespace can reach. Linux and root. I/O; every wait is bounded.
 //!
-//! [`isolation`] makes the namespaces and starts this program again inside them, [`network`] and [`mounts`] furnish them, and
-//! [`Node::start`] starts the programs, whose settings are in [`settings`].
+//! [`isolation`] makes the namespaces and starts this program again inside them, [`network`] and `mounts` furnish them, and
+//! [`Node::start`] starts the programs, whose settings are in `settings`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

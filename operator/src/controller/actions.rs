@@ -145,8 +145,7 @@ pub fn is_owned(object: &RerankDeployment, child: &Value) -> bool {
 /// wanted, and left alone where it is not.
 fn has_lost_its_owner(object: &RerankDeployment, child: &Value) -> bool {
     let metadata = &child["metadata"];
-    let was_applied =
-        |entry: &Value| entry["manager"] == labels::FIELD_MANAGER && entry["operation"] == "Apply";
+    let was_applied = |entry: &Value| entry["manager"] == labels::FIELD_MANAGER && entry["operation"] == "Apply";
     let labels = names::all_labels(object);
     controller(child).is_none()
         && labels.iter().all(|(label, value)| metadata["labels"][label] == value.as_str())

@@ -280,7 +280,8 @@ fn preflight_of(pod: &Pod) -> Option<Result<(), Trouble>> {
     }
     let errors: Vec<&Finding> = findings.findings.iter().filter(|finding| finding.severity == "error").collect();
     let reason = errors.first().map_or(Reason::ConfigurationRefused, |finding| reason_of(&finding.check));
-    let words: Vec<String> = errors.iter().map(|finding| of_object(&format!("{}: {}", finding.subject, finding.message))).collect();
+    let words: Vec<String> =
+        errors.iter().map(|finding| of_object(&format!("{}: {}", finding.subject, finding.message))).collect();
     Some(Err(Trouble::new(reason, words.join("; "))))
 }
 

@@ -44,10 +44,9 @@ fn unknown_fit(why: &UnknownFit) -> Trouble {
         UnknownFit::NotReadable => {
             Trouble::new(Reason::NodesNotReadable, "nodes may not be read; the scheduler will tell")
         }
-        UnknownFit::Refused(words) => Trouble::new(
-            Reason::NodesNotReadable,
-            format!("nodes cannot be read, so the scheduler will tell: {words}"),
-        ),
+        UnknownFit::Refused(words) => {
+            Trouble::new(Reason::NodesNotReadable, format!("nodes cannot be read, so the scheduler will tell: {words}"))
+        }
         UnknownFit::NoUsableNode { nodes: 0 } => Trouble::new(Reason::NoNodeYet, "there are no nodes now"),
         UnknownFit::NoUsableNode { nodes } => Trouble::new(
             Reason::NoNodeYet,

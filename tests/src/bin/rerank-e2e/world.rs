@@ -358,7 +358,7 @@ impl World {
     /// Removes what was installed into somebody's cluster; a cluster of our own goes as a whole.
     pub(crate) async fn end(self) {
         if self.own.is_none() {
-            let _ = self.kubectl.finish(&["delete", "namespace", STORES, "--ignore-not-found", "--wait=false"]).await;
+            self.kubectl.run(&["delete", "namespace", STORES, "--ignore-not-found", "--wait=false"]).await;
             self.helm(&["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found"]).await;
         }
     }
