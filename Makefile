@@ -12,7 +12,7 @@ CYCLONEDX_VERSION := 0.5.9
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server node e2e test test-oldest lint deny advisories bench bench-operator load memory cycles timing peers golden models images sbom cuda
+.PHONY: help build demo api-server node e2e test test-oldest lint deny advisories bench bench-operator fail-overs load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ timing: build ## Look whether the time of a refusal tells anything about the key
 bench-operator: build api-server ## Measure the operator with 1,000 objects on the API server of the tests (some minutes, two cores).
 	$(CARGO) build --release --locked --package rerank-operator
 	target/debug/rerank-bench-operator
+
+fail-overs: build api-server ## Have operators end, die and pause 100 times while they write; no two may write at once (5 minutes).
+	target/debug/rerank-fail-overs
 
 peers: build ## Time other rerank servers from PyPI beside ours, on a random model (12 GB of packages below target, about 20 minutes).
 	target/debug/rerank-peers

@@ -1,6 +1,7 @@
 //! The command line. Pure: it parses and decides nothing.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -21,6 +22,9 @@ pub struct Arguments {
     /// Nodes are added where pods need them: that none of today's is large enough is then no refusal.
     #[arg(long, env = "RERANK_ELASTIC_NODES")]
     pub elastic_nodes: bool,
+    /// Everything is looked at again after so many seconds, in case that a watch missed something.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub resync_seconds: u64,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDRESS", env = "RERANK_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
@@ -42,6 +46,11 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// After how long everything is looked at again.
+    pub const fn resync(&self) -> Duration {
+        Duration::from_secs(self.resync_seconds)
+    }
+
     /// The namespace of the Lease, named or not.
     pub fn lease_namespace(&self) -> &str {
         self.lease_namespace.as_deref().unwrap_or("default")

@@ -20,6 +20,7 @@ use crate::pauses::after_failures;
 mod claims;
 mod complaints;
 mod failures;
+mod missed;
 mod node_watch;
 mod pod_monitors;
 mod watches;
@@ -110,7 +111,7 @@ async fn lead(
         }
         admin.metrics.leads(true);
         let outcome = tokio::select! {
-            outcome = watches::work(client.clone(), arguments, identity, admin) => Some(outcome),
+            outcome = work(&client, arguments, identity, admin) => Some(outcome),
             () = candidate.hold() => None,
             () = &mut stop => Some(Ok(())),
         };
@@ -119,6 +120,13 @@ async fn lead(
             candidate.release().await;
             return outcome;
         }
+    }
+}
+
+/// Works, with watches that begin anew whenever one is seen to have missed something, until that fails.
+async fn work(client: &Client, arguments: &Arguments, identity: &str, admin: &Admin) -> anyhow::Result<()> {
+    loop {
+        watches::work(client.clone(), arguments, identity, admin).await?;
     }
 }
 

@@ -9,6 +9,8 @@ pub mod cluster;
 pub mod corpus;
 pub mod cut_client;
 pub mod cycles;
+pub mod deaf_proxy;
+pub mod end_state;
 pub mod fault_proxy;
 pub mod http;
 pub mod kubectl;

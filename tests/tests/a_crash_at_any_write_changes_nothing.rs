@@ -17,7 +17,6 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, ResourceExt};
 use rerank_crds::RerankDeployment;
 use rerank_crds::rerank_deployment::labels::FIELD_MANAGER;
-use rerank_operator::controller::actions::APPLIED_DIGEST;
 use rerank_operator::controller::build::{Settings, names};
 use rerank_operator::controller::kinds::ChildKind;
 use rerank_operator::controller::model_states::ModelStates;
@@ -27,8 +26,9 @@ use rerank_operator::controller::validate::validate;
 use rerank_operator::controller::words::describe;
 use rerank_tests::cluster::{Cluster, OPERATOR_USER};
 use rerank_tests::cut_client::{Cut, Moment};
+use rerank_tests::end_state::{self, children_in};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 /// The object's name in every namespace.
 const NAME: &str = "docs";
@@ -223,7 +223,8 @@ impl Ground {
         let settings = Settings { cpu_image: "cpu".to_owned(), gpu_image: "gpu".to_owned(), pod_monitors: true };
         let recorder = Recorder::new(client.clone(), reporter);
         let model_states = Arc::clone(&self.model_states);
-        Process { cut, reconciler: Reconciler { client, settings, model_states, recorder } }
+        let look_seldom = Duration::from_secs(300);
+        Process { cut, reconciler: Reconciler { client, settings, model_states, recorder, look_seldom } }
     }
 
     fn objects(&self, namespace: &str) -> Api<RerankDeployment> {
@@ -311,47 +312,22 @@ impl Ground {
         if process.cut.is_dead() || is_behind {
             let successor = self.process(Cut::never());
             if let Some(old) = old.filter(|_| is_behind) {
-                let before = self.all_of(&namespace).await?;
+                let before = children_in(&self.somebody, &namespace).await?;
                 // That it fails is no harm: it is tried again, with what the watch brings.
                 let _ = successor.reconcile(&old, &self.nodes).await;
                 let now = self.objects(&namespace).get(NAME).await?;
                 if now.metadata.generation > old.metadata.generation {
-                    lost = losses(&before, &self.all_of(&namespace).await?);
+                    lost = losses(&before, &children_in(&self.somebody, &namespace).await?);
                 }
             }
             self.rest(&successor, &namespace).await.context("after the crash")?;
         }
-        let state = self.state(&namespace).await?;
+        let state = end_state::of(&self.somebody, &namespace, NAME).await?;
         // There are few addresses for Services.
         self.children(ChildKind::Service, &namespace)
             .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await?;
         Ok(End { writes: process.cut.writes(), state, lost })
-    }
-
-    /// Everything of the children's kinds, by kind and name.
-    async fn all_of(&self, namespace: &str) -> anyhow::Result<BTreeMap<String, Value>> {
-        let mut all = BTreeMap::new();
-        for kind in ChildKind::ALL {
-            for child in self.children(kind, namespace).list(&ListParams::default()).await? {
-                all.insert(format!("{} {}", kind.as_str(), child.name_any()), serde_json::to_value(child)?);
-            }
-        }
-        Ok(all)
-    }
-
-    /// The same and the object, masked.
-    async fn state(&self, namespace: &str) -> anyhow::Result<BTreeMap<String, Value>> {
-        let mut all = self.all_of(namespace).await?;
-        let object = self.objects(namespace).get(NAME).await?;
-        let owner = object.uid().unwrap_or_default();
-        all.insert(format!("RerankDeployment {NAME}"), serde_json::to_value(object)?);
-        for value in all.values_mut() {
-            let text = value.to_string().replace(namespace, "NAMESPACE").replace(&owner, "OWNER");
-            *value = serde_json::from_str(&text)?;
-            mask(value);
-        }
-        Ok(all)
     }
 
     /// Cuts a run there. Answers the end of the run.
@@ -369,40 +345,6 @@ impl Ground {
 fn child_name(kind: ChildKind) -> String {
     let object = RerankDeployment::new(NAME, serde_json::from_value(specification(&json!({}))).unwrap());
     kind.name(&object).unwrap_or_else(|| names::config_map(&object, &validate(&object.spec).unwrap()))
-}
-
-/// Hides what differs between two namespaces, or by the clock. That it is there stays.
-fn mask(value: &mut Value) {
-    const MASKED: [&str; 10] = [
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "lastTransitionTime",
-        "time",
-        "clusterIP",
-        "clusterIPs",
-        "nodePort",
-        // Of the child as it is applied, with its namespace and the uid of its owner. That it is right is why nothing is written.
-        APPLIED_DIGEST,
-    ];
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields.iter_mut() {
-                if MASKED.contains(&name.as_str()) {
-                    *value = json!("MASKED");
-                } else {
-                    mask(value);
-                }
-                // In the order of their times.
-                if let ("managedFields", Value::Array(managers)) = (name.as_str(), value) {
-                    managers.sort_by_key(Value::to_string);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(mask),
-        _ => {}
-    }
 }
 
 /// Children that went or are about to, and replicas that went.
@@ -424,31 +366,9 @@ fn losses(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> 
     all
 }
 
-/// Where two states differ, as JSON pointers with both values.
-fn differences(path: &str, expected: &Value, found: &Value, all: &mut Vec<String>) {
-    match (expected, found) {
-        (Value::Object(left), Value::Object(right)) => {
-            let names: std::collections::BTreeSet<&String> = left.keys().chain(right.keys()).collect();
-            for name in names {
-                let of = |fields: &serde_json::Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
-                differences(&format!("{path}/{name}"), &of(left), &of(right), all);
-            }
-        }
-        (Value::Array(left), Value::Array(right)) if left.len() == right.len() => {
-            for (at, (left, right)) in left.iter().zip(right).enumerate() {
-                differences(&format!("{path}/{at}"), left, right, all);
-            }
-        }
-        (left, right) if left == right => {}
-        (left, right) => all.push(format!("{path}: {left} became {right}")),
-    }
-}
-
 /// Why the end of a run is not the expected one, if it is not.
 fn compare(expected: &End, found: &End) -> Vec<String> {
-    let mut all = Vec::new();
-    differences("", &json!(expected.state), &json!(found.state), &mut all);
-    all
+    end_state::differences(&expected.state, &found.state)
 }
 
 /// Each workload without a crash.
@@ -556,7 +476,7 @@ async fn for_what_is_being_deleted_or_is_gone_nothing_is_written_and_its_childre
     assert!(ground.rest(&process, &namespace).await.unwrap());
     let objects = ground.objects(&namespace);
     let before = objects.get(NAME).await.unwrap();
-    let children = ground.all_of(&namespace).await.unwrap();
+    let children = children_in(&ground.somebody, &namespace).await.unwrap();
     assert_eq!(children.len(), ChildKind::ALL.len(), "{:?}", children.keys());
     for (name, child) in &children {
         let owners = child["metadata"]["ownerReferences"].as_array().unwrap();
@@ -580,7 +500,7 @@ async fn for_what_is_being_deleted_or_is_gone_nothing_is_written_and_its_childre
     objects.patch(NAME, &PatchParams::default(), &Patch::Merge(free)).await.unwrap();
     assert!(objects.get_opt(NAME).await.unwrap().is_none());
     // No garbage is collected here, so its children are there as they were, until they are deleted.
-    assert_eq!(ground.all_of(&namespace).await.unwrap(), children);
+    assert_eq!(children_in(&ground.somebody, &namespace).await.unwrap(), children);
     for kind in ChildKind::ALL {
         for object in [&before, &deleting] {
             quiet.reconcile(object, &ground.nodes).await.unwrap();

@@ -341,7 +341,9 @@ impl Reason {
                 "LoadFailed",
                 "A model could not be loaded or failed its self-test; the message is the pod's.",
             ),
-            Self::NoPods => (C::ModelReady, False, "NoPods", "No pod of what is asked for is ready."),
+            Self::NoPods => {
+                (C::ModelReady, False, "NoPods", "No pod of what is asked for is ready, and none says why.")
+            }
             Self::NotReachable => (
                 C::ModelReady,
                 Unknown,

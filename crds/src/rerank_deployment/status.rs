@@ -24,7 +24,7 @@ pub struct RerankDeploymentStatus {
     /// The reranker that was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reranker: Option<SelectedReranker>,
-    /// Models of the ready pods. Of more than 128 those in Standby are left out first.
+    /// Models of the pods, also of those that do not become ready. Of more than 128 those in Standby are left out first.
     #[schemars(length(max = MAXIMUM_MODELS))]
     pub models: Vec<Model>,
     /// What was measured.
@@ -83,7 +83,7 @@ pub struct SelectedReranker {
     pub estimated_memory_bytes: Option<i64>,
 }
 
-/// One model of the ready pods.
+/// One model of the pods.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Model {

@@ -1,4 +1,4 @@
-//! What the servers of ready pods say of their models. I/O: HTTP to their control ports, in tasks of its own: a port that never answers
+//! What the servers of pods say of their models. I/O: HTTP to their control ports, in tasks of its own: a port that never answers
 //! holds up nobody.
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use rerank_crds::catalog::Quantization;
 use rerank_crds::rerank_deployment::{MAXIMUM_MODEL_NAME_CHARACTERS, MAXIMUM_MODELS, Model, ModelState};
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::build::SERVER;
 use super::status::ModelView;
 
 /// A pod is asked at most so often.
@@ -120,24 +122,29 @@ impl ModelStates {
         Ok(Self { client: builder.build()?, port, slots, heard: Mutex::default() })
     }
 
-    /// What the ready ones of these pods say, together. Those that it is time for are asked; one that does not answer at once counts with
-    /// what it said before, and [`Self::is_asking`] tells that there may soon be more.
+    /// What these pods say, together: those that are ready, and those that have run for a while without being so, which know why. Those that
+    /// it is time for are asked; one that does not answer at once counts with what it said before, and [`Self::is_asking`] tells that there
+    /// may soon be more.
     pub async fn of(self: &Arc<Self>, pods: &[Pod]) -> ModelView {
-        let ready: Vec<(String, IpAddr)> =
-            pods.iter().filter_map(|pod| Some((pod.uid().unwrap_or_default(), address(pod)?))).collect();
-        if ready.is_empty() {
+        let now = jiff::Timestamp::now();
+        let running: Vec<(String, IpAddr)> =
+            pods.iter().filter_map(|pod| Some((pod.uid().unwrap_or_default(), address(pod, now)?))).collect();
+        if running.is_empty() {
             return ModelView::NoPods;
         }
         let asking: Vec<JoinHandle<()>> = self
-            .due(&ready)
+            .due(&running)
             .into_iter()
             .map(|(uid, address)| tokio::spawn(Arc::clone(self).ask(uid, address)))
             .collect();
         // The tasks go on when nobody waits for them any more.
         let _in_time = timeout(AT_ONCE, join_all(asking)).await;
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = ready.iter().filter_map(|(uid, _)| heard.get(uid)?.answer.clone());
-        view(&answers.collect::<Vec<_>>())
+        let answers: Vec<_> = running.iter().filter_map(|(uid, _)| heard.get(uid)?.answer.clone()).collect();
+        if answers.is_empty() && !pods.iter().any(is_ready) {
+            return ModelView::NoPods;
+        }
+        view(&answers)
     }
 
     /// Whether one of these pods is being asked now.
@@ -148,7 +155,7 @@ impl ModelStates {
     }
 
     /// Those that it is time to ask, noted as such, so that nobody else asks meanwhile.
-    fn due(&self, ready: &[(String, IpAddr)]) -> Vec<(String, IpAddr)> {
+    fn due(&self, running: &[(String, IpAddr)]) -> Vec<(String, IpAddr)> {
         let now = Instant::now();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, heard| now.saturating_duration_since(heard.looked) < FORGET_AFTER);
@@ -164,7 +171,7 @@ impl ModelStates {
             }
             is_due
         };
-        ready.iter().filter(is_due).cloned().collect()
+        running.iter().filter(is_due).cloned().collect()
     }
 
     async fn ask(self: Arc<Self>, uid: String, address: IpAddr) {
@@ -194,11 +201,21 @@ impl ModelStates {
     }
 }
 
-/// The address of a pod that is ready.
-fn address(pod: &Pod) -> Option<IpAddr> {
+/// The address of a pod that can be asked at that time. One that has only begun listens nowhere yet, and is ready soon: to ask it then would
+/// put off the question to the ready one.
+fn address(pod: &Pod, now: jiff::Timestamp) -> Option<IpAddr> {
     let status = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none())?;
-    let is_ready = status.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
-    status.pod_ip.as_ref().filter(|_| is_ready)?.parse().ok()
+    let is_running_for_long = || {
+        let server = status.container_statuses.iter().flatten().find(|container| container.name == SERVER);
+        let started = server.and_then(|server| server.state.as_ref()?.running.as_ref()?.started_at.as_ref());
+        started.is_some_and(|Time(started)| now.duration_since(*started).unsigned_abs() >= ASK_EVERY)
+    };
+    status.pod_ip.as_ref().filter(|_| is_ready(pod) || is_running_for_long())?.parse().ok()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 /// All answers as one: each model in the state that most pods have it in, a failure before all others. Names and number are cut to what
@@ -323,6 +340,26 @@ mod tests {
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         serving.abort();
         assert_eq!(states.of(&[pod("b", "True", "127.0.0.2")]).await, ModelView::NotReachable);
+    }
+
+    /// One that runs since so many seconds, and is not ready.
+    fn unready_pod(uid: &str, seconds: i64) -> Pod {
+        let mut pod = pod(uid, "False", "127.0.0.1");
+        let started = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+        let server = json!({"name": "server", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+            "state": {"running": {"startedAt": started.to_string()}}});
+        pod.status.as_mut().unwrap().container_statuses = Some(vec![serde_json::from_value(server).unwrap()]);
+        pod
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_does_not_become_ready_is_asked_why_once_it_has_had_its_time() {
+        let (states, asked, serving) = control_port(Duration::ZERO).await;
+        assert_eq!(states.of(&[unready_pod("a", 10)]).await, ModelView::NoPods);
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
+        assert!(matches!(states.of(&[unready_pod("a", 16)]).await, ModelView::Seen { .. }));
+        serving.abort();
+        assert_eq!(states.of(&[unready_pod("b", 16)]).await, ModelView::NoPods, "nobody expects it to answer");
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// ReplicaSets by the selector. Only read where there is a configuration beside the wanted one.
     pub replica_sets: Vec<ReplicaSet>,
-    /// What the ready ones say of their models.
+    /// What they say of their models.
     pub models: ModelView,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
 use kube::runtime::events::{Event, Recorder};
@@ -24,18 +24,15 @@ use super::nodes::{Fit, NodeView, UnknownFit, fit};
 use super::observe::{Observed, observe, taken};
 use super::pods::{self, Mounted, Trouble};
 use super::rollout::{Decision, decide};
-use super::status::{ModelView, Seen, Template, compute, unobserved};
+use super::status::{Seen, Template, compute, unobserved};
 use super::validate::{Plan, Refusal, validate};
 pub use super::words::describe;
 
-/// Models come and go without an event, so an object with ready pods is looked at so often.
+/// Models come and go without an event, so an object whose pods run is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// An object whose child's name belongs to somebody else, which is not watched.
 const LOOK_AGAIN_AT_ANOTHERS: Duration = Duration::from_secs(10);
-
-/// Any other, in case that an event was missed.
-const LOOK_SELDOM: Duration = Duration::from_secs(300);
 
 /// What is being deleted is waited for.
 const LOOK_SOON: Duration = Duration::from_secs(2);
@@ -84,6 +81,8 @@ pub struct Reconciler {
     pub model_states: Arc<ModelStates>,
     /// Tells events; those that repeat become one.
     pub recorder: Recorder,
+    /// An object at rest is looked at again after so long, in case that an event was missed.
+    pub look_seldom: Duration,
 }
 
 /// What became of the children.
@@ -117,7 +116,7 @@ impl Reconciler {
     pub async fn reconcile(&self, object: &RerankDeployment, nodes: &NodeView) -> Result<Next, ReconcileError> {
         if object.metadata.deletion_timestamp.is_some() {
             // Its children go by their owner references.
-            return Ok(LOOK_SELDOM);
+            return Ok(self.look_seldom);
         }
         let plan = validate(&object.spec);
         let wanted = plan.as_ref().ok().map(|plan| Wanted::of(object, plan, &self.settings));
@@ -156,7 +155,7 @@ impl Reconciler {
         } else {
             self.model_states.of(&speaking).await
         };
-        let next = written.as_ref().map_or(LOOK_SELDOM, |written| next(&observed, written, &models));
+        let next = written.as_ref().map_or(self.look_seldom, |written| self.next(&observed, written));
         // What pods that are slow to answer say is there at the next look.
         let next = if self.model_states.is_asking(&observed.pods) { next.min(LOOK_SOON) } else { next };
         let seen = Seen {
@@ -221,6 +220,20 @@ impl Reconciler {
         Ok(if is_held_back { Written::AllButTemplate } else { Written::All })
     }
 
+    /// When to look again. Models come and go without an event, and what is being deleted goes soon.
+    fn next(&self, observed: &Observed, written: &Written) -> Next {
+        if matches!(written, Written::NameTaken(_)) {
+            // Whoever has the name is not watched.
+            LOOK_AGAIN_AT_ANOTHERS.min(self.look_seldom)
+        } else if observed.children.iter().any(|(_, child)| is_being_deleted(child)) {
+            LOOK_SOON
+        } else if observed.pods.iter().any(is_running) {
+            LOOK_AGAIN.min(self.look_seldom)
+        } else {
+            self.look_seldom
+        }
+    }
+
     /// Whether nobody changed or deleted the object since it was seen. An older view would undo what was made of a newer one: it would
     /// scale down, and delete a claim with its downloads.
     async fn is_current(&self, object: &RerankDeployment) -> Result<bool, ReconcileError> {
@@ -282,22 +295,14 @@ impl Reconciler {
     }
 }
 
-fn now() -> Time {
-    Time(jiff::Timestamp::now())
+/// Whether its containers were begun, so that it has something to say.
+fn is_running(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// Models come and go without an event, and what is being deleted goes soon.
-fn next(observed: &Observed, written: &Written, models: &ModelView) -> Next {
-    if matches!(written, Written::NameTaken(_)) {
-        // Whoever has the name is not watched.
-        LOOK_AGAIN_AT_ANOTHERS
-    } else if observed.children.iter().any(|(_, child)| is_being_deleted(child)) {
-        LOOK_SOON
-    } else if *models == ModelView::NoPods && observed.models == ModelView::NoPods {
-        LOOK_SELDOM
-    } else {
-        LOOK_AGAIN
-    }
+fn now() -> Time {
+    Time(jiff::Timestamp::now())
 }
 
 /// What the pods are to be made of.

@@ -20,10 +20,10 @@ mod preflight;
 use available::{available, rollout};
 use preflight::preflight;
 
-/// What the ready pods say of their models.
+/// What pods say of their models.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum ModelView {
-    /// There is no ready pod.
+    /// There is no ready pod, and none that runs says why.
     #[default]
     NoPods,
     /// None of them answered.
@@ -205,14 +205,16 @@ fn model_ready(seen: &Seen<'_>) -> Trouble {
     }
 }
 
-/// What is not accepted holds it back before all else, then the first that is false. What else is unknown does not.
+/// What is not accepted holds it back before all else, then the first that is false; a load that failed is why pods only seem to start.
+/// What else is unknown does not.
 fn ready(accepted: &Trouble, parts: [Option<&Trouble>; 4]) -> (Truth, Trouble) {
     if accepted.reason.truth() != Truth::True {
         return (accepted.reason.truth(), accepted.clone());
     }
     let parts = parts.into_iter().flatten();
     if let Some(part) = parts.clone().find(|part| part.reason.truth() == Truth::False) {
-        return (Truth::False, part.clone());
+        let why = parts.clone().find(|other| part.reason == Reason::Progressing && other.reason == Reason::LoadFailed);
+        return (Truth::False, why.unwrap_or(part).clone());
     }
     let not_seen = parts.clone().find(|part| part.reason == Reason::NotReachable);
     let words = not_seen.map_or_else(

@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout};
 use super::claims::{Claim, Claims};
 use super::complaints::Complaints;
 use super::failures::Failures;
+use super::missed::until_missed;
 use super::node_watch::{NodeWatch, paced};
 use super::pod_monitors::PodMonitors;
 use crate::admin::Admin;
@@ -86,7 +87,7 @@ impl Context {
     }
 }
 
-/// Watches and reconciles until it is dropped. `identity`: who says so in events.
+/// Watches and reconciles until a watch is seen to have missed something. `identity`: who says so in events.
 ///
 /// # Errors
 /// No client can be made, or the controller ended by itself.
@@ -113,6 +114,7 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
             },
             model_states: Arc::new(ModelStates::new().context("failed to make a client for pods")?),
             recorder: Recorder::new(client.clone(), reporter),
+            look_seldom: arguments.resync(),
         },
         nodes,
         pod_monitors,
@@ -126,8 +128,11 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
     let controller = Controller::new(watched::<Declared>(&client, arguments), watcher::Config::default());
     let store = controller.store();
     let metrics = Arc::clone(&admin.metrics);
+    // Where there are none, no look tells so.
+    metrics.watched(0);
     let mut complaints = Complaints::default();
-    controller
+    let known = controller.store();
+    let working = controller
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .trigger_backoff(WatchPauses::default())
         .watches(watched::<Deployment>(&client, arguments), ours.clone(), |child| object_of(&child))
@@ -153,9 +158,12 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
                 _ => {}
             }
             futures::future::ready(())
-        })
-        .await;
-    bail!("the controller ended by itself")
+        });
+    let objects = watched(&client, arguments);
+    tokio::select! {
+        () = working => bail!("the controller ended by itself"),
+        () = until_missed(&objects, &known, arguments.resync()) => Ok(()),
+    }
 }
 
 pub(super) fn watched<K>(client: &Client, arguments: &Arguments) -> Api<K>

@@ -17,6 +17,8 @@ pub(super) const POLICY: &str = r#"{
 /// A request that was answered. A watch counts once it has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
+    /// When the request came, as RFC 3339 with microseconds in UTC: its order is that of time.
+    pub received: String,
     /// Who asked, such as `system:serviceaccount:NAMESPACE:NAME`.
     pub user: String,
     /// What was done: get, list, watch, create, update, patch, delete, deletecollection.
@@ -41,6 +43,8 @@ pub struct AuditRecord {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
+    /// RFC 3339 with microseconds in UTC.
+    request_received_timestamp: String,
     stage: String,
     verb: String,
     #[serde(rename = "requestURI")]
@@ -97,9 +101,19 @@ impl Event {
 }
 
 fn record(event: anyhow::Result<Event>) -> anyhow::Result<AuditRecord> {
-    let Event { stage: _, verb, request_uri, user, user_agent, object_ref, response_status } = event?;
+    let Event {
+        request_received_timestamp,
+        stage: _,
+        verb,
+        request_uri,
+        user,
+        user_agent,
+        object_ref,
+        response_status,
+    } = event?;
     let ObjectRef { resource, subresource, namespace, name } = object_ref;
     Ok(AuditRecord {
+        received: request_received_timestamp,
         user: user.username,
         verb,
         uri: request_uri,
@@ -118,7 +132,7 @@ mod tests {
 
     #[test]
     fn only_whole_lines_of_requests_that_ended_and_of_watches_that_began_count() {
-        let ended = r#"{"stage":"ResponseComplete","requestURI":"/api/v1/namespaces/a/pods/b/status","verb":"patch",
+        let ended = r#"{"requestReceivedTimestamp":"2026-01-01T00:00:00.000001Z","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/a/pods/b/status","verb":"patch",
             "user":{"username":"ops","groups":["system:authenticated"]},"userAgent":"kubectl/v1","objectRef":{"resource":
             "pods","namespace":"a","name":"b","apiVersion":"v1","subresource":"status"},"responseStatus":{"code":403}}"#
             .replace('\n', "");
@@ -126,6 +140,7 @@ mod tests {
         let watch = begun.replace("\"patch\"", "\"watch\"");
         let text = format!("{begun}\n{ended}\n{watch}\n{}\n{}", ended.replace("\"patch\"", "\"watch\""), &ended[..40]);
         let expected = AuditRecord {
+            received: "2026-01-01T00:00:00.000001Z".to_owned(),
             user: "ops".to_owned(),
             verb: "patch".to_owned(),
             uri: "/api/v1/namespaces/a/pods/b/status".to_owned(),

@@ -162,6 +162,15 @@ fn models_in_standby_are_as_good_as_loaded_and_failed_ones_are_not() {
 }
 
 #[test]
+fn a_load_that_failed_is_why_pods_only_seem_to_start() {
+    let mut starting = deployment("True");
+    starting.status.as_mut().unwrap().ready_replicas = None;
+    let case = Case::new(Some(starting));
+    assert_eq!(ready(&Seen { models: models("Loading"), ..case.seen() }), "Ready=False Progressing");
+    assert_eq!(ready(&Seen { models: models("Failed"), ..case.seen() }), "Ready=False LoadFailed");
+}
+
+#[test]
 fn the_time_of_a_condition_moves_only_with_its_status_and_nothing_else_moves_at_rest() {
     let case = Case::new(Some(deployment("True")));
     let mut object = object();

@@ -12,6 +12,7 @@ use rerank_tests::http::{Finished, root};
 use rerank_tests::kubectl::Kubectl;
 use rerank_tests::node::{Node, isolation, network};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -41,15 +42,17 @@ pub(crate) struct World {
     pub(crate) kubectl: Kubectl,
     /// For requests from outside.
     pub(crate) client: reqwest::Client,
-    own: Option<Own>,
+    cluster: Cluster,
     registry: String,
     helm: PathBuf,
 }
 
-/// A cluster of its own. The fields are dropped in their order.
-struct Own {
-    node: Node,
-    _server: ApiServer,
+/// Whose it is.
+enum Cluster {
+    /// Ours. The fields are dropped in their order.
+    Own { node: Node, _server: ApiServer },
+    /// Somebody's, reached by the file in this folder.
+    Brought(#[expect(dead_code, reason = "it goes when this is dropped")] TempDir),
 }
 
 impl World {
@@ -70,7 +73,7 @@ impl World {
         let node = Node::start(&server, &cgroup, &images, "localhost/rerank-fixture:e2e").await?;
         eprintln!("a cluster of one node after {:.1} s", begun.elapsed().as_secs_f64());
         let (kubectl, helm) = (server.as_administrator(), server.program("helm")?);
-        Self::furnish(kubectl, helm, Some(Own { node, _server: server }), "localhost".to_owned()).await
+        Self::furnish(kubectl, helm, Cluster::Own { node, _server: server }, "localhost".to_owned()).await
     }
 
     /// Uses the cluster of `KUBECONFIG`. Images are pulled from `IMAGE_REGISTRY`, or taken as loaded into its nodes.
@@ -78,18 +81,26 @@ impl World {
     /// # Errors
     /// kubectl or helm is not on the path, or the operator cannot be installed.
     pub(crate) async fn brought() -> anyhow::Result<Self> {
-        let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?);
-        let home = std::env::temp_dir();
+        let given = PathBuf::from(std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?);
+        // Whatever fetches credentials may look there.
+        let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+        let view = ["config", "view", "--raw", "--flatten", "--minify"];
+        let view = Kubectl::new("kubectl".into(), &given, &home).finish(&view).await?;
+        ensure!(view.code == Some(0), "KUBECONFIG cannot be read: {}", view.stderr);
+        // Stories enter one namespace after the other, which is noted in a copy.
+        let folder = tempfile::Builder::new().prefix("rerank-e2e-").tempdir()?;
+        let copy = folder.path().join("kubeconfig");
+        std::fs::write(&copy, view.stdout)?;
         let registry = std::env::var("IMAGE_REGISTRY").unwrap_or_else(|_| "localhost".to_owned());
-        let kubectl = Kubectl::new("kubectl".into(), &kubeconfig, &home);
-        Self::furnish(kubectl, "helm".into(), None, registry).await
+        let kubectl = Kubectl::new("kubectl".into(), &copy, &home);
+        Self::furnish(kubectl, "helm".into(), Cluster::Brought(folder), registry).await
     }
 
-    async fn furnish(mut kubectl: Kubectl, helm: PathBuf, own: Option<Own>, registry: String) -> anyhow::Result<Self> {
+    async fn furnish(mut kubectl: Kubectl, helm: PathBuf, cluster: Cluster, registry: String) -> anyhow::Result<Self> {
         // Longer than what kubectl itself waits, so that it can say what it waited for.
         kubectl.limit = LIMIT + Duration::from_secs(20);
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        let world = Self { kubectl, client, own, registry, helm };
+        let world = Self { kubectl, client, cluster, registry, helm };
         let begun = Instant::now();
         let furnished = AssertUnwindSafe(world.serve_a_corpus()).catch_unwind().await;
         if furnished.is_err() {
@@ -135,12 +146,15 @@ impl World {
 
     /// Whether the node is ours, so that it can be looked into.
     pub(crate) fn has_node(&self) -> bool {
-        self.own.is_some()
+        matches!(self.cluster, Cluster::Own { .. })
     }
 
     /// The node; stories that need it are run only where there is one.
     pub(crate) fn node(&self) -> &Node {
-        &self.own.as_ref().expect("the node is ours").node
+        match &self.cluster {
+            Cluster::Own { node, .. } => node,
+            Cluster::Brought(_) => panic!("the node is not ours"),
+        }
     }
 
     /// An image of the tests.
@@ -349,15 +363,15 @@ impl World {
             let finished = self.kubectl.finish(&arguments).await.unwrap();
             tell(&mut told, &arguments, &finished);
         }
-        if let Some(own) = &self.own {
-            told.push_str(&own.node.tail());
+        if let Cluster::Own { node, .. } = &self.cluster {
+            told.push_str(&node.tail());
         }
         told
     }
 
     /// Removes what was installed into somebody's cluster; a cluster of our own goes as a whole.
     pub(crate) async fn end(self) {
-        if self.own.is_none() {
+        if !self.has_node() {
             self.kubectl.run(&["delete", "namespace", STORES, "--ignore-not-found", "--wait=false"]).await;
             self.helm(&["uninstall", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--ignore-not-found"]).await;
         }
