@@ -147,18 +147,27 @@ impl Node {
     /// # Errors
     /// It has no cgroup, or the limit cannot be written.
     pub fn limit_memory(&self, container: &str) -> anyhow::Result<()> {
-        let (root, field, limit) = if Path::new("/sys/fs/cgroup/memory").is_dir() {
-            ("/sys/fs/cgroup/memory", "rss ", "memory.limit_in_bytes")
-        } else {
-            ("/sys/fs/cgroup", "anon ", "memory.max")
-        };
+        let bytes = self.memory_bytes(container)? + MARGIN_BYTES;
+        let limit = if is_first_version() { "memory.limit_in_bytes" } else { "memory.max" };
+        std::fs::write(self.memory_cgroup(container)?.join(limit), bytes.to_string()).context("failed to limit it")
+    }
+
+    /// What a container has allocated: not what is kept of files.
+    ///
+    /// # Errors
+    /// It has no cgroup.
+    pub fn memory_bytes(&self, container: &str) -> anyhow::Result<u64> {
+        let field = if is_first_version() { "rss " } else { "anon " };
+        let statistics = self.memory_cgroup(container)?.join("memory.stat");
+        let statistics = std::fs::read_to_string(statistics).context("failed to read what it uses")?;
+        let allocated = statistics.lines().find_map(|line| line.strip_prefix(field));
+        Ok(allocated.context("it tells of no memory")?.trim().parse()?)
+    }
+
+    fn memory_cgroup(&self, container: &str) -> anyhow::Result<PathBuf> {
+        let root = if is_first_version() { "/sys/fs/cgroup/memory" } else { "/sys/fs/cgroup" };
         let below = Path::new(root).join(self.cgroup.trim_start_matches('/'));
-        let cgroup = find_folder(&below, container).with_context(|| format!("{container} has no cgroup"))?;
-        let statistics = std::fs::read_to_string(cgroup.join("memory.stat")).context("failed to read what it uses")?;
-        let allocated =
-            statistics.lines().find_map(|line| line.strip_prefix(field)).context("it tells of no memory")?;
-        let bytes = allocated.trim().parse::<u64>()? + MARGIN_BYTES;
-        std::fs::write(cgroup.join(limit), bytes.to_string()).context("failed to limit it")
+        find_folder(&below, container).with_context(|| format!("{container} has no cgroup"))
     }
 
     /// The last lines of kubelet's and containerd's logs.
@@ -197,6 +206,11 @@ impl Node {
             sleep(INTERVAL).await;
         }
     }
+}
+
+/// Of cgroups, of which Linux has two.
+fn is_first_version() -> bool {
+    Path::new("/sys/fs/cgroup/memory").is_dir()
 }
 
 /// The folder whose name has this in it, at any depth.

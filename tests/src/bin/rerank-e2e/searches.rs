@@ -78,7 +78,7 @@ impl Load {
                 ticks.tick().await;
                 let (client, url, noted) = (client.clone(), url.clone(), Arc::clone(&noted));
                 searches.spawn(async move {
-                    let answer = search(&client, &url, &json!({"query": "how are planets made", "k": 2})).await;
+                    let answer = search(&client, &url, &json!({"query": "how are planets made", "k": 1})).await;
                     let after = begun.elapsed().as_secs_f64();
                     let mut noted = noted.lock().await;
                     match answer {

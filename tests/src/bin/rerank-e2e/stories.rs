@@ -30,7 +30,7 @@ pub(crate) fn trials(runtime: &Arc<Runtime>, world: &Arc<World>) -> Vec<Trial> {
     vec![
         story("an_object_answers_searches", false, |world| first_answer::tell(world).boxed_local()),
         story("what_preflight_finds_is_told", false, |world| preflight::tell(world).boxed_local()),
-        story("models_come_and_go", false, |world| models::tell(world).boxed_local()),
+        story("models_come_and_go", true, |world| models::tell(world).boxed_local()),
         story("changes_lose_no_search", false, |world| rollouts::tell(world).boxed_local()),
         story("pods_are_scaled_and_deleted", true, |world| scaling::tell(world).boxed_local()),
         story("gpus_are_shared_out", true, |world| gpus::tell(world).boxed_local()),

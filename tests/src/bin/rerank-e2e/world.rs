@@ -307,15 +307,10 @@ impl World {
         id.strip_prefix("containerd://").unwrap().to_owned()
     }
 
-    /// Memory of an object's only pod, as its kubelet sees it: what is not backed by files.
+    /// Memory of an object's only pod, but for what is kept of files.
     pub(crate) async fn memory_bytes(&self, name: &str) -> u64 {
         let pod = self.pods(name).await.remove(0);
-        let node = self.node_of(name).await.unwrap();
-        let summary = self.kubectl.run(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/stats/summary")]).await;
-        let summary: Value = serde_json::from_str(&summary).unwrap();
-        let pods = summary["pods"].as_array().unwrap();
-        let container = pods.iter().find(|one| one["podRef"]["name"] == pod.as_str()).map(|one| &one["containers"][0]);
-        container.and_then(|one| one["memory"]["rssBytes"].as_u64()).unwrap_or(u64::MAX)
+        self.node().memory_bytes(&self.container(&pod).await).unwrap()
     }
 
     /// Names of an object's pods that are not being deleted.

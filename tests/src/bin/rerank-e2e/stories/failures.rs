@@ -1,11 +1,15 @@
 //! A server that dies: of its memory limit, or killed while another one answers.
 
+use futures::future::join_all;
 use rerank_tests::cluster::condition;
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
-use crate::searches::{Answer, Load, search};
+use crate::searches::{Load, search};
 use crate::world::World;
+
+/// Requests of nearly 2 MB, the most that one may have, at once.
+const AT_ONCE: usize = 32;
 
 pub(crate) async fn tell(world: &World) {
     out_of_memory(world).await;
@@ -19,11 +23,14 @@ async fn out_of_memory(world: &World) {
     let url = world.url("starved").await;
     let question = json!({"query": "how are planets made", "k": 10});
     assert!(search(&world.client, &url, &question).await.unwrap().is_reranked());
-    // Loaded, it is left no room for what many candidates need. It cannot know before, as it does where it still has to load.
+    // Loaded, it is left no room for what many requests need. It cannot know before, as it does where it still has to load.
     world.node().limit_memory(&world.container(&pod).await).unwrap();
-    let many = json!({"query": "how are planets made", "k": 40});
-    let asked = search(&world.client, &url, &many).await;
-    assert!(!asked.as_ref().is_ok_and(Answer::is_reranked), "{asked:?}");
+    let many =
+        json!({"query": "how are planets made", "documents": vec!["planets are made of dust ".repeat(1_200); 60]});
+    let all = (0..AT_ONCE).map(|_| world.client.post(format!("{url}/v1/rerank")).json(&many).send());
+    let answered =
+        join_all(all).await.into_iter().filter(|answer| answer.as_ref().is_ok_and(|one| one.status().is_success()));
+    assert!(answered.count() < AT_ONCE, "it had room for all");
     let mut told = Value::Null;
     world
         .until("status names OOMKilled", async || {

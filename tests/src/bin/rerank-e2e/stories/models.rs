@@ -7,8 +7,8 @@ use tokio::time::{Duration, sleep};
 use crate::searches::search;
 use crate::world::World;
 
-/// Idle time after which models are unloaded.
-const IDLE_SECONDS: u32 = 20;
+/// Idle time after which models are unloaded: longer than the 30 s after which the operator looks at what pods have loaded.
+const IDLE_SECONDS: u32 = 45;
 
 pub(crate) async fn tell(world: &World) {
     tokio::join!(
