@@ -33,7 +33,8 @@ test: build api-server ## Run every test. Needs Rust, Python 3 (four tests use i
 
 # Every file that starts an API server of Kubernetes.
 KUBERNETES := specifications_are_accepted_or_refused random_specifications_are_understood the_api_server_is_real the_definition_can_change \
-	the_operator_has_only_its_rights the_operator_keeps_its_word a_crash_at_any_write_changes_nothing the_chart_installs_and_upgrades
+	the_operator_has_only_its_rights the_operator_keeps_its_word a_crash_at_any_write_changes_nothing a_lost_event_is_made_up_for \
+	the_chart_installs_and_upgrades
 
 test-oldest: build ## Run the tests of Kubernetes again on the oldest that is served, 1.34 (10 minutes more, once; needs Go 1.26).
 	KUBEBUILDER_ASSETS="$$(tests/cluster/build.sh oldest | sed -n 's/^API server: //p')" \

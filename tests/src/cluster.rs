@@ -66,6 +66,13 @@ impl Cluster {
         operator
     }
 
+    /// The API server's version without its `1.`, such as 37.
+    pub async fn server_minor(&self) -> u32 {
+        let version: Value = serde_json::from_str(&self.kubectl(&["version", "-o", "json"]).await).unwrap();
+        let minor = version["serverVersion"]["minor"].as_str().unwrap_or_default();
+        minor.trim_end_matches('+').parse().unwrap_or_else(|_| panic!("no minor version: {version}"))
+    }
+
     /// What a command printed, which must succeed.
     pub async fn kubectl(&self, arguments: &[&str]) -> String {
         self.kubectl.run(arguments).await

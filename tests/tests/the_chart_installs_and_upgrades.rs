@@ -301,7 +301,7 @@ async fn whoever_owns_one_namespace_installs_it_there_and_its_next_command_is_se
     let administrator = cluster.server.kubeconfig();
     let refused = helm_as(&cluster, administrator, "default", &whole).await;
     assert!(refused.code != Some(0) && refused.stderr.contains("invalid ownership metadata"), "{refused:?}");
-    let taken =
-        helm_as(&cluster, administrator, "default", &[&whole[..], &["--take-ownership", "--replace"]].concat()).await;
+    let take = ["--take-ownership", "--force-conflicts", "--replace"];
+    let taken = helm_as(&cluster, administrator, "default", &[&whole[..], &take].concat()).await;
     assert_eq!(taken.code, Some(0), "{taken:?}");
 }

@@ -46,6 +46,12 @@ pub enum ReconcileError {
     /// It could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// It takes a field away, and says nothing.
+    #[error(
+        "the API server takes weights.image away: volumes from images need Kubernetes 1.35, or its feature gate ImageVolume; \
+         weights.persistentVolumeClaim and weights.hub need neither"
+    )]
+    NoImageVolumes,
     /// A child cannot be written as JSON.
     #[error("failed to write a child as JSON")]
     Build(#[source] serde_json::Error),
@@ -62,7 +68,7 @@ impl ReconcileError {
     pub const fn category(&self) -> &'static str {
         match self {
             Self::Observe(_) => "observe",
-            Self::Write(_) => "write",
+            Self::Write(_) | Self::NoImageVolumes => "write",
             Self::Build(_) => "build",
             Self::Deadline(_) => "deadline",
             Self::Panic(_) => "panic",
@@ -200,6 +206,7 @@ impl Reconciler {
         let mut wanted = children.to_values().map_err(ReconcileError::Build)?;
         let mut live = observed.children.clone();
         let is_held_back = template == Template::HeldBack;
+        let lacks_image = template == Template::Wanted && lacks_image_volume(object, own_deployment(object, &live));
         if is_held_back {
             hold_template_back(object, &mut wanted, &mut live);
         }
@@ -216,6 +223,10 @@ impl Reconciler {
             Err(conflict) => {
                 return Ok(Written::NameTaken(Trouble::new(Reason::NameConflict, conflict.to_string())));
             }
+        }
+        if lacks_image {
+            // It was tried again, in case that the API server is another one now.
+            return Err(ReconcileError::NoImageVolumes);
         }
         Ok(if is_held_back { Written::AllButTemplate } else { Written::All })
     }
@@ -352,6 +363,13 @@ fn hold_template_back(
     } else {
         live.retain(|(kind, _)| *kind != ChildKind::Deployment);
     }
+}
+
+/// Whether the API server does not know volumes from images: it dropped the field, and made an empty folder of the volume.
+fn lacks_image_volume(object: &RerankDeployment, live: Option<&Value>) -> bool {
+    let Some(live) = live.filter(|_| object.spec.weights.image.is_some()) else { return false };
+    let volumes = live["spec"]["template"]["spec"]["volumes"].as_array();
+    volumes.into_iter().flatten().all(|volume| volume["image"].is_null())
 }
 
 /// Whether it is not wanted any more, and is mounted by pods, or by what pods may be made of. A claim that is marked for deletion could

@@ -84,3 +84,18 @@ fn a_configuration_goes_when_nothing_mounts_it_and_the_wanted_one_never() {
     assert!(!is_kept(old, &by(&after)), "nothing mounts it any more");
     assert!(!is_kept(new, &by(&after)), "it is compared with what it is to be");
 }
+
+#[test]
+fn an_api_server_that_drops_volumes_from_images_is_found_out() {
+    let spec = json!({"embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"}, "weights": {"image": {"reference": "registry/models:1"}}});
+    let mut with_image = object(SMALL, 1);
+    with_image.spec = serde_json::from_value(spec).unwrap();
+    let live = children(&with_image);
+    let mut live = of(&live, ChildKind::Deployment).unwrap().clone();
+    assert!(!lacks_image_volume(&with_image, Some(&live)) && !lacks_image_volume(&with_image, None));
+    let volumes = live["spec"]["template"]["spec"]["volumes"].as_array_mut().unwrap();
+    let models = volumes.iter_mut().find(|volume| !volume["image"].is_null()).unwrap();
+    *models = json!({"name": models["name"], "emptyDir": {}});
+    assert!(lacks_image_volume(&with_image, Some(&live)));
+    assert!(!lacks_image_volume(&object(SMALL, 1), Some(&live)), "it asks for none");
+}

@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use libtest_mimic::Arguments;
 use rerank_tests::node::isolation;
 use tokio::runtime::Runtime;
@@ -16,6 +16,7 @@ use crate::world::World;
 
 mod searches;
 mod stories;
+mod troubleshooting;
 mod world;
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -36,8 +37,13 @@ fn main() -> anyhow::Result<ExitCode> {
         World::start().await
     })?;
     let world = Arc::new(world);
+    let runs_all = arguments.filter.is_none() && arguments.skip.is_empty() && !brought;
     let conclusion = libtest_mimic::run(&arguments, stories::trials(&runtime, &world));
+    let unmet = world.troubleshooting.unmet();
     let world = Arc::into_inner(world).context("a story still runs")?;
     runtime.block_on(world.end());
+    if runs_all && !conclusion.has_failed() && !unmet.is_empty() {
+        bail!("no story meets these rows of the page of troubles:\n{}", unmet.join("\n"));
+    }
     Ok(conclusion.exit_code())
 }

@@ -28,7 +28,7 @@ pub(crate) fn trials(runtime: &Arc<Runtime>, world: &Arc<World>) -> Vec<Trial> {
         Trial::test(name, move || runtime.block_on(run(name, &world, tell))).with_ignored_flag(ignored)
     };
     vec![
-        story("an_object_answers_searches", false, |world| first_answer::tell(world).boxed_local()),
+        story("an_object_answers_searches", false, |world| first_answer::tell_with_helm(world).boxed_local()),
         story("what_preflight_finds_is_told", false, |world| preflight::tell(world).boxed_local()),
         story("models_come_and_go", true, |world| models::tell(world).boxed_local()),
         story("changes_lose_no_search", false, |world| rollouts::tell(world).boxed_local()),

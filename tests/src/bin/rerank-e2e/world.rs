@@ -17,6 +17,9 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
+use crate::searches::Answer;
+use crate::troubleshooting::Troubleshooting;
+
 /// Namespace of the operator.
 pub(crate) const OPERATOR_NAMESPACE: &str = "rerank-system";
 /// Namespace of the Qdrant that stories share, and its address.
@@ -42,6 +45,8 @@ pub(crate) struct World {
     pub(crate) kubectl: Kubectl,
     /// For requests from outside.
     pub(crate) client: reqwest::Client,
+    /// The page of troubles, which stories meet.
+    pub(crate) troubleshooting: Troubleshooting,
     cluster: Cluster,
     registry: String,
     helm: PathBuf,
@@ -100,7 +105,8 @@ impl World {
         // Longer than what kubectl itself waits, so that it can say what it waited for.
         kubectl.limit = LIMIT + Duration::from_secs(20);
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        let world = Self { kubectl, client, cluster, registry, helm };
+        let troubleshooting = Troubleshooting::read();
+        let world = Self { kubectl, client, troubleshooting, cluster, registry, helm };
         let begun = Instant::now();
         let furnished = AssertUnwindSafe(world.serve_a_corpus()).catch_unwind().await;
         if furnished.is_err() {
@@ -323,6 +329,19 @@ impl World {
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
             .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// A failure was told by a condition.
+    pub(crate) fn meets(&self, condition: &Value) {
+        let text = |field: &str| condition[field].as_str().unwrap_or_default();
+        self.troubleshooting.meets(text("reason"), text("message"));
+    }
+
+    /// A failure was told by an answer.
+    pub(crate) fn meets_answer(&self, answer: &Answer) {
+        let error = &answer.body["error"];
+        let text = |field: &str| error[field].as_str().unwrap_or_default();
+        self.troubleshooting.meets(&format!("{} {}", answer.status, text("code")), text("message"));
     }
 
     /// Waits until something holds.

@@ -39,7 +39,7 @@ async fn out_of_memory(world: &World) {
             told["message"].as_str().is_some_and(|message| message.contains("OOMKilled"))
         })
         .await;
-    println!("out of memory: {} {}", told["reason"], told["message"]);
+    world.meets(&told);
     world.ready("starved").await;
     assert_eq!(world.pods("starved").await, [pod], "the pod was replaced");
     assert!(search(&world.client, &url, &question).await.unwrap().is_reranked());

@@ -4,7 +4,17 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::searches::search;
-use crate::world::{World, file};
+use crate::world::{OPERATOR_NAMESPACE, RELEASE, World, file};
+
+/// As a team would do it first, with the chart's own test.
+pub(crate) async fn tell_with_helm(world: &World) {
+    tell(world).await;
+    let namespace = world.namespace().await;
+    let searched = format!("test.rerankDeployment=docs,test.namespace={namespace}");
+    world.install(OPERATOR_NAMESPACE, &["--set", &searched]).await;
+    let said = world.helm(&["test", RELEASE, "--namespace", OPERATOR_NAMESPACE, "--timeout", "60s"]).await;
+    assert!(said.contains("Succeeded"), "{said}");
+}
 
 pub(crate) async fn tell(world: &World) {
     let begun = Instant::now();

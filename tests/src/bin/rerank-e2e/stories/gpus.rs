@@ -33,7 +33,7 @@ pub(crate) async fn tell(world: &World) {
     world.until("the first pod has the GPU", async || world.node_of("first").await.is_some()).await;
     world.kubectl.apply(&on_gpu("second")).await;
     let waiting = world.kubectl.reason("second", "Available", "Unschedulable").await;
-    println!("the second: {}", waiting["message"]);
+    world.meets(&waiting);
     assert!(waiting["message"].as_str().unwrap().contains("Insufficient nvidia.com/gpu"), "{waiting}");
     world.kubectl.run(&["delete", "rrd", "first"]).await;
     world.until("the second pod has the GPU", async || world.node_of("second").await.is_some()).await;
@@ -42,7 +42,7 @@ pub(crate) async fn tell(world: &World) {
     label(&format!("nvidia.com/gpu.memory={TOO_FEW_MIB}")).await;
     world.kubectl.apply_file("examples/minimal.yaml", &[]).await;
     let refused = world.kubectl.reason("docs", "Preflight", "InsufficientMemory").await;
-    println!("on a small GPU: {}", refused["message"]);
+    world.meets(&refused);
     assert!(world.pods("docs").await.is_empty());
 
     label("nvidia.com/gpu.memory-").await;

@@ -64,7 +64,7 @@ async fn a_failed_test_is_never_ready(world: &World) {
         })
         .await;
     let object = world.kubectl.get("rrd", "swapped").await;
-    println!("a broken self-test: {}", rerank_tests::cluster::condition(&object, "Ready")["message"]);
+    world.meets(&rerank_tests::cluster::condition(&object, "Ready"));
 }
 
 #[expect(clippy::cast_precision_loss, reason = "printed with one digit")]

@@ -19,7 +19,7 @@ async fn a_missing_secret(world: &World) {
     object["spec"]["access"] = json!({"apiKeysSecretRef": {"name": "keys"}});
     world.kubectl.apply(&object).await;
     let preflight = world.kubectl.reason("with-keys", "Preflight", "ApiKeysUnusable").await;
-    println!("without the Secret: {}", preflight["message"]);
+    world.meets(&preflight);
     world
         .kubectl
         .run(&["create", "secret", "generic", "keys", "--from-literal=shop=0123456789abcdef0123456789abcdef"])
@@ -27,7 +27,9 @@ async fn a_missing_secret(world: &World) {
     world.ready("with-keys").await;
     let url = world.url("with-keys").await;
     let question = json!({"query": "how are planets made", "k": 1});
-    assert_eq!(search(&world.client, &url, &question).await.unwrap().status, 401);
+    let refused = search(&world.client, &url, &question).await.unwrap();
+    assert_eq!(refused.status, 401);
+    world.meets_answer(&refused);
     let request =
         world.client.post(format!("{url}/search")).bearer_auth("0123456789abcdef0123456789abcdef").json(&question);
     assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
@@ -43,7 +45,7 @@ async fn another_dimension(world: &World) {
     world.kubectl.apply(&object).await;
     let preflight = world.kubectl.reason("misfit", "Preflight", "CollectionUnusable").await;
     let message = preflight["message"].as_str().unwrap();
-    println!("a collection of another dimension: {message}");
+    world.meets(&preflight);
     assert!(message.contains(&OTHER_DIMENSION.to_string()), "{message}");
 }
 
@@ -53,7 +55,7 @@ async fn a_store_that_comes_late_and_goes(world: &World) {
     object["spec"]["vectorStore"]["qdrant"]["url"] = json!(format!("http://late.{namespace}:6334"));
     world.kubectl.apply(&object).await;
     let preflight = world.kubectl.reason("early", "Preflight", "StoreUnreachable").await;
-    println!("without Qdrant: {}", preflight["message"]);
+    world.meets(&preflight);
     world.fixture("late", "qdrant", &[6334]).await;
     world.ready("early").await;
     let url = world.url("early").await;
@@ -63,15 +65,14 @@ async fn a_store_that_comes_late_and_goes(world: &World) {
 
     let pods = world.pods("early").await;
     world.kubectl.run(&["scale", "deployment", "late", "--replicas=0"]).await;
-    let mut said = json!(null);
+    let mut answer = None;
     world
         .until("searches say that Qdrant is gone", async || {
-            let answer = search(&world.client, &url, &question).await.unwrap();
-            said = answer.body;
-            answer.status == 503
+            answer = Some(search(&world.client, &url, &question).await.unwrap());
+            answer.as_ref().is_some_and(|answer| answer.status == 503)
         })
         .await;
-    println!("while Qdrant is gone: 503 {}", said["error"]["code"]);
+    world.meets_answer(&answer.unwrap());
     world.kubectl.run(&["scale", "deployment", "late", "--replicas=1"]).await;
     world.kubectl.run(&["rollout", "status", "deployment", "late", "--timeout=120s"]).await;
     // It came back empty.

@@ -17,7 +17,9 @@ pub(crate) async fn tell(world: &World) {
     let drain = ["drain", node::NAME, selector, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=10s"];
     let drained = world.kubectl.finish(&drain).await.unwrap();
     assert_ne!(drained.code, Some(0), "{drained:?}");
-    assert!(drained.stderr.contains("disruption budget"), "{drained:?}");
+    world
+        .troubleshooting
+        .meets("kubectl drain", drained.stderr.lines().find(|line| line.contains("budget")).unwrap_or(""));
     assert_eq!(world.ready_replicas("scaled").await, 1);
     println!("a drain of both pods: one evicted, one kept by the budget");
     world.kubectl.run(&["uncordon", node::NAME]).await;
