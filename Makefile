@@ -12,7 +12,7 @@ CYCLONEDX_VERSION := 0.5.9
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server node e2e test test-oldest lint deny advisories bench bench-operator fail-overs load memory cycles timing peers golden models images sbom cuda
+.PHONY: help build demo api-server node kwok e2e test test-oldest lint deny advisories bench bench-operator bench-pods fail-overs load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-oldest: build ## Run the tests of Kubernetes again on the oldest that is se
 node: ## Build what runs the pods of `make e2e`, once (7 minutes; Linux, root; needs Go 1.26).
 	tests/cluster/packages.sh
 	tests/cluster/build.sh node
+
+kwok: ## Build what pretends to run the pods of `make bench-pods`, once (3 minutes; needs Go 1.26).
+	tests/cluster/build.sh kwok
 
 # The arguments of `cargo test`: E2E=gpus runs one story.
 e2e: build ## Run the whole thing on a cluster of its own: chart, pods, searches (Linux, root; 10 minutes), or on that of KUBECONFIG.
@@ -88,6 +91,10 @@ timing: build ## Look whether the time of a refusal tells anything about the key
 bench-operator: build api-server ## Measure the operator with 1,000 objects on the API server of the tests (some minutes, two cores).
 	$(CARGO) build --release --locked --package rerank-operator
 	target/debug/rerank-bench-operator
+
+bench-pods: build api-server kwok ## The same with 100, 300 and 1,000 objects whose pods pretend to run, and a plot (15 minutes, two cores).
+	$(CARGO) build --release --locked --package rerank-operator
+	target/debug/rerank-bench-operator --pods 100 300 1000
 
 fail-overs: build api-server ## Have operators end, die and pause 100 times while they write; no two may write at once (5 minutes).
 	target/debug/rerank-fail-overs

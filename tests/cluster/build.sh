@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds what a Kubernetes cluster takes, from Go modules pinned by digest, into a cache outside the source tree.
 #
-# Usage: tests/cluster/build.sh [oldest|node]
+# Usage: tests/cluster/build.sh [oldest|node|kwok]
 # Without a word it builds an API server and what speaks with it. With `oldest` it builds API server and controller manager of
-# the oldest Kubernetes that is served, and takes the rest from the newest. With `node` it builds what runs pods, for Linux.
+# the oldest Kubernetes that is served, and takes the rest from the newest. With `node` it builds what runs pods, for Linux; with
+# `kwok` what pretends to, and a scheduler.
 # Does nothing where it was built from the same pins and with the same flags before. Variables:
 #   KUBEBUILDER_ASSETS  a folder with kube-apiserver, etcd and kubectl: these are taken, nothing is built but a node
 #   RERANK_CACHE        the cache's folder; by default rerank-operator in $XDG_CACHE_HOME or ~/.cache
@@ -16,7 +17,7 @@ fail() {
 }
 
 part="${1:-newest}"
-if [ "$part" != node ] && [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+if [ "$part" != node ] && [ "$part" != kwok ] && [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
     for program in kube-apiserver etcd kubectl; do
         file="$KUBEBUILDER_ASSETS/$program"
         { [ -f "$file" ] && [ -x "$file" ]; } ||
@@ -30,7 +31,8 @@ case "$part" in
 newest) modules="$here" name="API server" folder=kubernetes built=({,etcd/,helm/,definitions/}go.{mod,sum}) ;;
 oldest) modules="$here/oldest" name="API server" folder=kubernetes built=({,etcd/,helm/,definitions/,oldest/}go.{mod,sum}) ;;
 node) modules="$here" name="node" folder=node built=({,containerd/,runc/,cni/,coredns/}go.{mod,sum} coredns/main.go) ;;
-*) fail "usage: tests/cluster/build.sh [oldest|node]" ;;
+kwok) modules="$here" name="kwok" folder=kwok built=({,kwok/}go.{mod,sum}) ;;
+*) fail "usage: tests/cluster/build.sh [oldest|node|kwok]" ;;
 esac
 version="$(sed -nE 's/^(require)?\s*k8s\.io\/kubernetes v([0-9.]+)( .*)?$/\2/p' "$modules/go.mod")"
 [ -n "$version" ] || fail "$modules/go.mod names no version of Kubernetes"
@@ -49,6 +51,7 @@ flags=(-mod=readonly -trimpath -buildvcs=false)
 pins="$({
     (cd "$here" && sha256sum "${built[@]}")
     echo "${flags[*]} $link"
+    [ "$part" != kwok ] || echo stages
 } | sha256sum | cut -d ' ' -f 1)"
 
 is_built() {
@@ -115,6 +118,18 @@ if [ "$part" = node ]; then
         build "$here/cni" "github.com/containernetworking/plugins/plugins/$plugin" "cni/$(basename "$plugin")"
     done
     build "$here/coredns" . coredns
+    publish
+    exit
+fi
+
+if [ "$part" = kwok ]; then
+    build "$here" k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler
+    build "$here/kwok" sigs.k8s.io/kwok/cmd/kwok kwok
+    # What becomes of nodes and pods, by kwok's own description.
+    stages="$(GOFLAGS=-mod=readonly GOWORK=off go -C "$here/kwok" list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage"
+    for stage in "$stages"/node/{fast/node-initialize,heartbeat-with-lease/node-heartbeat-with-lease}.yaml "$stages"/pod/fast/*.yaml; do
+        [ "$(basename "$stage")" = kustomization.yaml ] || { cat "$stage" && echo ---; } >>"$building/stages.yaml"
+    done
     publish
     exit
 fi

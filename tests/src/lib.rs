@@ -11,6 +11,7 @@ pub mod cut_client;
 pub mod cycles;
 pub mod deaf_proxy;
 pub mod end_state;
+pub mod fake_nodes;
 pub mod fault_proxy;
 pub mod http;
 pub mod kubectl;

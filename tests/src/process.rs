@@ -15,6 +15,9 @@ use anyhow::{Context, Result, anyhow};
 /// Between two looks. A buffer of a megabyte takes longer to be filled.
 const INTERVAL: Duration = Duration::from_millis(1);
 
+/// In which `/proc` counts time, on every Linux.
+const TICKS_A_SECOND: f64 = 100.0;
+
 /// Memory of a process at one moment, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -48,6 +51,18 @@ pub fn threads(process: u32) -> Result<u64> {
 /// Open descriptors of a process.
 pub fn descriptors(process: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{process}/fd")).context("failed to list descriptors")?.count())
+}
+
+/// Time that a process has had of a processor, in seconds.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52 ticks")]
+pub fn processor_seconds(process: u32) -> Result<f64> {
+    let text =
+        fs::read_to_string(format!("/proc/{process}/stat")).with_context(|| format!("process {process} has ended"))?;
+    // The name before may hold anything, but no other `)` follows it.
+    let fields = text.rsplit_once(')').context("no name in its status")?.1;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.sum::<Result<u64, _>>().context("no times in its status")?;
+    Ok(ticks as f64 / TICKS_A_SECOND)
 }
 
 /// Lets the peak of resident memory begin anew.

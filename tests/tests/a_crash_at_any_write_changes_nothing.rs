@@ -211,7 +211,7 @@ impl Ground {
             somebody: client(cluster.server.kubeconfig()).await,
             transport: client(&operator).await,
             nodes: NodeView::Seen { nodes: vec![node], elastic: false },
-            model_states: Arc::new(ModelStates::new().unwrap()),
+            model_states: Arc::new(ModelStates::new().unwrap().0),
             namespaces: AtomicUsize::new(0),
             _cluster: cluster,
         }

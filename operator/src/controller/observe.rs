@@ -65,6 +65,7 @@ pub async fn observe(
         api.list(&ListParams::default().labels(&names::selector_text(object))).await?.items
     };
     children.extend(config_maps);
+    model_states.follow(&(namespace, object.name_any()), &pods);
     let models = model_states.of(&pods).await;
     Ok(Observed { children, pods, replica_sets, models })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
 use kube::runtime::events::{Event, Recorder};
@@ -27,9 +27,6 @@ use super::rollout::{Decision, decide};
 use super::status::{Seen, Template, compute, unobserved};
 use super::validate::{Plan, Refusal, validate};
 pub use super::words::describe;
-
-/// Models come and go without an event, so an object whose pods run is looked at so often.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// An object whose child's name belongs to somebody else, which is not watched.
 const LOOK_AGAIN_AT_ANOTHERS: Duration = Duration::from_secs(10);
@@ -162,8 +159,6 @@ impl Reconciler {
             self.model_states.of(&speaking).await
         };
         let next = written.as_ref().map_or(self.look_seldom, |written| self.next(&observed, written));
-        // What pods that are slow to answer say is there at the next look.
-        let next = if self.model_states.is_asking(&observed.pods) { next.min(LOOK_SOON) } else { next };
         let seen = Seen {
             plan: plan.as_ref().map_err(invalid),
             fit,
@@ -231,15 +226,13 @@ impl Reconciler {
         Ok(if is_held_back { Written::AllButTemplate } else { Written::All })
     }
 
-    /// When to look again. Models come and go without an event, and what is being deleted goes soon.
+    /// When to look again. What is being deleted goes soon.
     fn next(&self, observed: &Observed, written: &Written) -> Next {
         if matches!(written, Written::NameTaken(_)) {
             // Whoever has the name is not watched.
             LOOK_AGAIN_AT_ANOTHERS.min(self.look_seldom)
         } else if observed.children.iter().any(|(_, child)| is_being_deleted(child)) {
             LOOK_SOON
-        } else if observed.pods.iter().any(is_running) {
-            LOOK_AGAIN.min(self.look_seldom)
         } else {
             self.look_seldom
         }
@@ -304,12 +297,6 @@ impl Reconciler {
             );
         }
     }
-}
-
-/// Whether its containers were begun, so that it has something to say.
-fn is_running(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    phase == Some("Running") && pod.metadata.deletion_timestamp.is_none()
 }
 
 fn now() -> Time {

@@ -102,6 +102,8 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
     if let Some(nodes) = &mut nodes {
         nodes.settle().await;
     }
+    let (model_states, said) = ModelStates::new().context("failed to make a client for pods")?;
+    let model_states = Arc::new(model_states);
     let reporter = Reporter { controller: labels::FIELD_MANAGER.to_owned(), instance: Some(identity.to_owned()) };
     let context = Arc::new(Context {
         reconciler: Reconciler {
@@ -112,7 +114,7 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
                 // Each reconcile has it as it is then.
                 pod_monitors: false,
             },
-            model_states: Arc::new(ModelStates::new().context("failed to make a client for pods")?),
+            model_states: Arc::clone(&model_states),
             recorder: Recorder::new(client.clone(), reporter),
             look_seldom: arguments.resync(),
         },
@@ -145,6 +147,7 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
         .watches(watched::<HorizontalPodAutoscaler>(&client, arguments), ours, |child| object_of(&child))
         .watches(watched::<Pod>(&client, arguments), pods, |pod| object_of(&pod))
         .reconcile_all_on(stream::select(node_changes, kind_changes))
+        .reconcile_on(said.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
         .run(reconcile, pause_after, context)
         .for_each(move |outcome| {
             metrics.watched(store.state().len());
@@ -153,6 +156,8 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
                 Err(controller::Error::ObjectNotFound(gone)) => {
                     forgetting.failures().forget(gone.namespace.as_deref(), &gone.name);
                     forgetting.claims().forget(gone.namespace.as_deref(), &gone.name);
+                    let name = (gone.namespace.unwrap_or_default(), gone.name);
+                    forgetting.reconciler.model_states.forget(&name);
                 }
                 // A reconcile that failed was logged where the pause was chosen.
                 _ => {}
@@ -161,6 +166,7 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
         });
     let objects = watched(&client, arguments);
     tokio::select! {
+        never = model_states.keep_asking() => match never {},
         () = working => bail!("the controller ended by itself"),
         () = until_missed(&objects, &known, arguments.resync()) => Ok(()),
     }

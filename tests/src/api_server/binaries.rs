@@ -42,6 +42,16 @@ pub fn node_folder(variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Resul
     Ok(folder)
 }
 
+/// The folder of kwok and a scheduler: `make kwok` builds it.
+///
+/// # Errors
+/// It is not built.
+pub fn kwok_folder(variable: impl Fn(&str) -> Option<OsString>) -> anyhow::Result<PathBuf> {
+    let folder = cache(&variable)?.join(format!("kwok-{}", version()?)).join("bin");
+    anyhow::ensure!(folder.is_dir(), "{} is missing; run `make kwok`", folder.display());
+    Ok(folder)
+}
+
 /// One program of the folder. For those that not everybody brings along.
 pub(super) fn program(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
     let program = folder.join(name);

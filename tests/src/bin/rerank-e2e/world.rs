@@ -52,10 +52,16 @@ pub(crate) struct World {
     helm: PathBuf,
 }
 
+/// A cluster of its own. The fields are dropped in their order.
+struct Own {
+    node: Node,
+    _server: ApiServer,
+}
+
 /// Whose it is.
 enum Cluster {
-    /// Ours. The fields are dropped in their order.
-    Own { node: Node, _server: ApiServer },
+    /// Ours.
+    Own(Box<Own>),
     /// Somebody's, reached by the file in this folder.
     Brought(#[expect(dead_code, reason = "it goes when this is dropped")] TempDir),
 }
@@ -78,7 +84,8 @@ impl World {
         let node = Node::start(&server, &cgroup, &images, "localhost/rerank-fixture:e2e").await?;
         eprintln!("a cluster of one node after {:.1} s", begun.elapsed().as_secs_f64());
         let (kubectl, helm) = (server.as_administrator(), server.program("helm")?);
-        Self::furnish(kubectl, helm, Cluster::Own { node, _server: server }, "localhost".to_owned()).await
+        Self::furnish(kubectl, helm, Cluster::Own(Box::new(Own { node, _server: server })), "localhost".to_owned())
+            .await
     }
 
     /// Uses the cluster of `KUBECONFIG`. Images are pulled from `IMAGE_REGISTRY`, or taken as loaded into its nodes.
@@ -152,13 +159,13 @@ impl World {
 
     /// Whether the node is ours, so that it can be looked into.
     pub(crate) fn has_node(&self) -> bool {
-        matches!(self.cluster, Cluster::Own { .. })
+        matches!(self.cluster, Cluster::Own(_))
     }
 
     /// The node; stories that need it are run only where there is one.
     pub(crate) fn node(&self) -> &Node {
         match &self.cluster {
-            Cluster::Own { node, .. } => node,
+            Cluster::Own(own) => &own.node,
             Cluster::Brought(_) => panic!("the node is not ours"),
         }
     }
@@ -377,8 +384,8 @@ impl World {
             let finished = self.kubectl.finish(&arguments).await.unwrap();
             tell(&mut told, &arguments, &finished);
         }
-        if let Cluster::Own { node, .. } = &self.cluster {
-            told.push_str(&node.tail());
+        if let Cluster::Own(own) = &self.cluster {
+            told.push_str(&own.node.tail());
         }
         told
     }
