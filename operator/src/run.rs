@@ -46,7 +46,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let held = Held::default();
     // Only the lease itself is written without it.
     let unguarded = Client::try_from(config.clone()).context("failed to make a client")?;
-    let client = ClientBuilder::try_from(config).context("failed to make a client")?.with_layer(&held).build();
+    let client = guarded(config, &held)?;
     let admin = Admin::default();
     let listener = tokio::net::TcpListener::bind(arguments.listen)
         .await
@@ -91,6 +91,13 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// A client that writes only while the lease is held. It sends nothing again by itself: the lease is asked for before the first time alone.
+/// Reconciles and watches have pauses of their own.
+fn guarded(mut config: kube::Config, held: &Held) -> anyhow::Result<Client> {
+    config.default_retry = false;
+    Ok(ClientBuilder::try_from(config).context("failed to make a client")?.with_layer(held).build())
 }
 
 /// Waits for the lease and works while it is held, again and again. What was watched before is forgotten each time.
@@ -210,6 +217,28 @@ mod tests {
         }
         let error = find_definition(&server(1, 404).0, &arguments()).await.unwrap_err().to_string();
         assert!(error.contains("kubectl apply --server-side -f crds/rerankdeployments.yaml"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_is_not_sent_again_behind_the_leases_back() {
+        // As the program does it, whichever test is first.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = kube::Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let asked = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&asked);
+        let router = axum::Router::new().fallback(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "0")], "no") }
+        });
+        let _serving = tokio::spawn(axum::serve(listener, router).into_future());
+        let held = Held::default();
+        held.set(tokio::time::Instant::now() + Duration::from_secs(60));
+        let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+            kube::Api::namespaced(guarded(config, &held).unwrap(), "a");
+        let patch = kube::api::Patch::Merge(json!({}));
+        pods.patch("b", &kube::api::PatchParams::default(), &patch).await.unwrap_err();
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Server {
                     patch_by(live, &patch);
                     live["metadata"]["resourceVersion"] = json!(self.version.to_string());
                 }
+                Action::Scale { name, .. } => panic!("{name} is held back by nobody"),
                 Action::Delete { kind, name, uid, resource_version } => {
                     let is_it = |other: &Value| other["metadata"]["name"] == name;
                     let at = self.live.iter().position(|(other, live)| *other == kind && is_it(live));
@@ -257,7 +258,7 @@ fn what_is_not_wanted_any_more_is_deleted_as_it_was_seen_and_a_change_and_its_re
         .into_iter()
         .filter_map(|action| match action {
             Action::Delete { kind, .. } => Some(kind),
-            Action::Apply { .. } | Action::TakeAway { .. } => None,
+            Action::Apply { .. } | Action::TakeAway { .. } | Action::Scale { .. } => None,
         })
         .collect();
     assert_eq!(deletions, [ChildKind::ConfigMap, ChildKind::CacheClaim, ChildKind::Autoscaler]);

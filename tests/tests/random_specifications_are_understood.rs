@@ -108,6 +108,7 @@ fn reconcile(object: &RerankDeployment, live: &mut Live) -> usize {
                 let name = child["metadata"]["name"].as_str().unwrap().to_owned();
                 live.insert((kind, name), child);
             }
+            Action::Scale { name, .. } => panic!("{name} is held back by nobody"),
             Action::TakeAway { kind, patch, .. } => panic!("nobody added anything to {kind:?}: {patch}"),
             Action::Delete { kind, name, .. } => drop(live.remove(&(kind, name))),
         }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use rerank_crds::RerankDeployment;
 use rerank_crds::rerank_deployment::labels::{self, GROUP};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::additions::additions;
@@ -35,6 +35,13 @@ pub enum Action {
         /// With uid and version.
         patch: Value,
     },
+    /// The number of pods of this very Deployment, as it was seen, and nothing else of it.
+    Scale {
+        /// Its name.
+        name: String,
+        /// With uid and version.
+        patch: Value,
+    },
     /// Deletion of this very object, as it was seen.
     Delete {
         /// Of what kind.
@@ -53,6 +60,7 @@ impl Action {
     pub const fn kind(&self) -> ChildKind {
         match self {
             Self::Apply { kind, .. } | Self::TakeAway { kind, .. } | Self::Delete { kind, .. } => *kind,
+            Self::Scale { .. } => ChildKind::Deployment,
         }
     }
 }
@@ -95,7 +103,7 @@ pub fn actions(
         match (wanted, meant.first()) {
             (None, _) => {}
             (Some(child), None) => all.push(Action::Apply { kind, child: marked(child.clone()) }),
-            (Some(_), Some(live)) if !is_owned(object, live) && !has_lost_its_owner(object, live) => {
+            (Some(_), Some(live)) if !is_ours(object, live) => {
                 return Err(conflict(kind, live));
             }
             (Some(_), Some(live)) if is_being_deleted(live) => {}
@@ -115,6 +123,19 @@ pub fn actions(
         all.extend(given_up.map(|live| delete(kind, live)));
     }
     Ok(all)
+}
+
+/// What has the live Deployment, whose template stays what it is, have as many pods as the object asks for.
+pub fn scale(object: &RerankDeployment, live: &Value) -> Option<Action> {
+    if live["spec"]["replicas"] == object.spec.replicas || is_being_deleted(live) {
+        return None;
+    }
+    let metadata = &live["metadata"];
+    let patch = json!({
+        "metadata": {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]},
+        "spec": {"replicas": object.spec.replicas},
+    });
+    Some(Action::Scale { name: text(&metadata["name"]), patch })
 }
 
 fn delete(kind: ChildKind, live: &Value) -> Action {
@@ -139,6 +160,11 @@ pub fn is_being_deleted(child: &Value) -> bool {
 /// Whether a child is this very object's, and not that of an earlier one of the same name.
 pub fn is_owned(object: &RerankDeployment, child: &Value) -> bool {
     controller(child).is_some_and(|owner| Some(owner.uid) == object.uid())
+}
+
+/// The same, or it was until somebody took the reference to its owner away.
+pub fn is_ours(object: &RerankDeployment, child: &Value) -> bool {
+    is_owned(object, child) || has_lost_its_owner(object, child)
 }
 
 /// Whether somebody took the reference to its owner away: it has our labels, and was applied by us. It is adopted again where it is

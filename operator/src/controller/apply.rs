@@ -24,12 +24,16 @@ pub struct WriteError {
     source: kube::Error,
 }
 
-/// Does them in order; the first that fails ends it. A claim that is there and cannot change as is asked, serves as it is: the others
-/// are written, and then its error is told. What changed since it was seen is left to the next look, which its watch asks for.
+/// Does them in order; the first that fails ends it. A claim that is there and cannot change as is asked serves as it is: the others
+/// are written, and why it could not is answered. What changed since it was seen is left to the next look, which its watch asks for.
 ///
 /// # Errors
 /// See [`WriteError`].
-pub async fn apply(client: &Client, object: &RerankDeployment, actions: Vec<Action>) -> Result<(), WriteError> {
+pub async fn apply(
+    client: &Client,
+    object: &RerankDeployment,
+    actions: Vec<Action>,
+) -> Result<Option<WriteError>, WriteError> {
     let namespace = object.namespace().unwrap_or_default();
     let mut unchanged = None;
     for action in actions {
@@ -41,14 +45,14 @@ pub async fn apply(client: &Client, object: &RerankDeployment, actions: Vec<Acti
                 tracing::info!(namespace, "The cluster has no PodMonitors any more");
             }
             // Its objects go with it, this one too.
-            Err(error) if is_of_a_namespace_that_ends(&error.source) => return Ok(()),
+            Err(error) if is_of_a_namespace_that_ends(&error.source) => return Ok(None),
             Err(error) if kind == ChildKind::CacheClaim && is_there_unchangeable(&api, &error).await => {
                 unchanged = Some(error);
             }
             Err(error) => return Err(error),
         }
     }
-    unchanged.map_or(Ok(()), Err)
+    Ok(unchanged)
 }
 
 async fn write(api: &Api<DynamicObject>, namespace: &str, action: Action) -> Result<(), WriteError> {
@@ -67,6 +71,12 @@ async fn write(api: &Api<DynamicObject>, namespace: &str, action: Action) -> Res
             tracing::info!(kind, name, namespace, "Taking away what somebody added");
             let outcome = api.patch(&name, &as_manager(), &Patch::Merge(patch)).await;
             unless_outdated(outcome).map_err(|source| WriteError { verb: "patch", kind, name, source })
+        }
+        Action::Scale { name, patch } => {
+            let kind = ChildKind::Deployment.as_str();
+            tracing::info!(kind, name, namespace, "Scaling");
+            let outcome = api.patch(&name, &as_manager(), &Patch::Merge(patch)).await;
+            unless_outdated(outcome).map_err(|source| WriteError { verb: "scale", kind, name, source })
         }
         Action::Delete { kind, name, uid, resource_version } => {
             let kind = kind.as_str();
@@ -217,7 +227,7 @@ mod tests {
     async fn a_claim_that_cannot_change_holds_up_no_other_child_and_is_told() {
         let (client, asked) = server(&[("PATCH", "persistentvolumeclaims/docs", 422, IMMUTABLE)]);
         let actions = apply_all(&[ChildKind::CacheClaim, ChildKind::Deployment]);
-        let error = apply(&client, &object(), actions).await.unwrap_err();
+        let error = apply(&client, &object(), actions).await.unwrap().unwrap();
         assert_eq!(describe(&error), "failed to apply PersistentVolumeClaim docs: spec is immutable (422 Invalid)");
         assert!(asked.lock().unwrap().iter().any(|request| request.ends_with("deployments/docs")), "{asked:?}");
     }

@@ -30,6 +30,9 @@ const ASK_EVERY: Duration = Duration::from_secs(15);
 /// One that does not answer is asked ever more rarely, up to this.
 const ASK_SELDOM: Duration = Duration::from_secs(300);
 
+/// What it said counts until it was silent so often in a row.
+const FORGOTTEN_AFTER: u32 = 2;
+
 /// How often it is looked whom it is time to ask.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -205,6 +208,10 @@ impl ModelStates {
         let Some(known) = heard.get_mut(&uid) else { return };
         known.asked = Asked::Before(Instant::now());
         known.silences = if answer.is_some() { 0 } else { known.silences.saturating_add(1) };
+        // A busy pod may miss a question.
+        if answer.is_none() && known.silences < FORGOTTEN_AFTER {
+            return;
+        }
         let is_new = known.answer != answer;
         known.answer = answer;
         if is_new && !known.is_awaited {

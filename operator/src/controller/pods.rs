@@ -82,10 +82,10 @@ pub fn of_template(pods: &[Pod], template: Option<&TemplateDigest>) -> Vec<Pod> 
     pods.iter().filter(|pod| TemplateDigest::of_pod(pod).as_ref() == template).cloned().collect()
 }
 
-/// Reads them. Pods that are being deleted have had their say.
+/// Reads them. Pods that are being deleted or have ended have had their say: others are made in their place.
 pub fn read(pods: &[Pod]) -> PodsReport {
     let mut report = PodsReport::default();
-    let mut living: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+    let mut living: Vec<&Pod> = pods.iter().filter(|pod| is_living(pod)).collect();
     // Of several with the same trouble always the same one speaks.
     living.sort_by_key(|pod| pod.name_any());
     for pod in living {
@@ -100,6 +100,21 @@ pub fn read(pods: &[Pod]) -> PodsReport {
         }
     }
     report
+}
+
+/// Whether pods of another template are there, perhaps on their way out, but not ended.
+pub fn has_of_before(pods: &[Pod], template: Option<&TemplateDigest>) -> bool {
+    pods.iter().any(|pod| !has_ended(pod) && TemplateDigest::of_pod(pod).as_ref() != template)
+}
+
+/// Whether it is to go on. One that was evicted stays for long, and nothing starts it again.
+fn is_living(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && !has_ended(pod)
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// What pods mount, and those that may still be made: what is deleted under them is missing when they start again.

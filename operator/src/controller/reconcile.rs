@@ -14,9 +14,10 @@ use rerank_crds::rerank_deployment::RerankDeploymentStatus;
 use rerank_crds::rerank_deployment::conditions::Reason;
 use serde_json::Value;
 
-use super::actions::{actions, is_being_deleted, is_owned};
+use super::actions::{actions, is_being_deleted, is_ours, scale};
 use super::apply::{WriteError, apply, publish};
 use super::build::{Replacement, Settings, TemplateDigest, build, names, pod_template};
+use super::contains::contains;
 use super::events;
 use super::kinds::ChildKind;
 use super::model_states::ModelStates;
@@ -43,12 +44,6 @@ pub enum ReconcileError {
     /// It could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// It takes a field away, and says nothing.
-    #[error(
-        "the API server takes weights.image away: volumes from images need Kubernetes 1.35, or its feature gate ImageVolume; \
-         weights.persistentVolumeClaim and weights.hub need neither"
-    )]
-    NoImageVolumes,
     /// A child cannot be written as JSON.
     #[error("failed to write a child as JSON")]
     Build(#[source] serde_json::Error),
@@ -65,7 +60,7 @@ impl ReconcileError {
     pub const fn category(&self) -> &'static str {
         match self {
             Self::Observe(_) => "observe",
-            Self::Write(_) | Self::NoImageVolumes => "write",
+            Self::Write(_) => "write",
             Self::Build(_) => "build",
             Self::Deadline(_) => "deadline",
             Self::Panic(_) => "panic",
@@ -94,13 +89,19 @@ enum Written {
     All,
     /// So they are, but for the pods' template and configuration, which stay those of before: the new ones fit no node.
     AllButTemplate,
-    /// There is no plan: they stay as they are.
+    /// So they are, but for one that the API server does not let be so. The next look tries it again.
+    AllBut(Trouble),
+    /// There is no plan: they stay as they are, in the number that is asked for now.
     NoPlan,
     /// One of their names is somebody else's, so they stay as they are.
     NameTaken(Trouble),
     /// The object is not what it was when it was seen. Its watch will tell.
     Outdated,
 }
+
+/// That the API server drops a field, about which it says nothing.
+const NO_IMAGE_VOLUMES: &str = "the API server takes weights.image away: volumes from images need Kubernetes 1.35, or its feature gate \
+                                ImageVolume; weights.persistentVolumeClaim and weights.hub need neither";
 
 /// When to look again.
 pub type Next = Duration;
@@ -139,11 +140,11 @@ impl Reconciler {
         let template = template_state(wanted.as_ref(), live, &fit);
         let written = match (&plan, &wanted) {
             (Ok(plan), Some(wanted)) => self.write(object, plan, wanted, template, &observed, nodes).await,
-            _ => Ok(Written::NoPlan),
+            _ => self.write_without_plan(object, live).await,
         };
         let unwritten = match &written {
             Ok(Written::All | Written::AllButTemplate | Written::NoPlan) => None,
-            Ok(Written::NameTaken(trouble)) => Some(trouble.clone()),
+            Ok(Written::NameTaken(trouble) | Written::AllBut(trouble)) => Some(trouble.clone()),
             Ok(Written::Outdated) => return Ok(LOOK_SOON),
             Err(error) => Some(Trouble::new(Reason::ReconcileFailed, describe(error))),
         };
@@ -196,34 +197,62 @@ impl Reconciler {
         observed: &Observed,
         nodes: &NodeView,
     ) -> Result<Written, ReconcileError> {
-        let replacement = self.replacement(object, plan, meant, observed, nodes).await?;
+        let found = own_deployment(object, &observed.children);
+        let is_held_back = template == Template::HeldBack;
+        let replacement = if is_held_back {
+            // Nothing is replaced.
+            Replacement::InPlace
+        } else {
+            self.replacement(object, plan, meant, observed, nodes).await?
+        };
         let children = build(object, plan, replacement, &self.settings);
         let mut wanted = children.to_values().map_err(ReconcileError::Build)?;
         let mut live = observed.children.clone();
-        let is_held_back = template == Template::HeldBack;
-        let lacks_image = template == Template::Wanted && lacks_image_volume(object, own_deployment(object, &live));
         if is_held_back {
             hold_template_back(object, &mut wanted, &mut live);
+        } else if pods::has_of_before(&observed.pods, meant.template.as_ref()) {
+            keep_ways_of_before(&mut wanted, &live);
         }
-        let mounted = Mounted::by(
-            &observed.pods,
-            &observed.replica_sets,
-            own_deployment(object, &observed.children).and_then(typed).as_ref(),
-        );
+        let mounted = Mounted::by(&observed.pods, &observed.replica_sets, found.and_then(typed).as_ref());
         live.retain(|(kind, child)| !is_needed_by_others(*kind, child, &wanted, &mounted));
-        match actions(object, &wanted, &live) {
-            Ok(actions) if actions.is_empty() => {}
-            Ok(_) if !self.is_current(object).await? => return Ok(Written::Outdated),
-            Ok(actions) => apply(&self.client, object, actions).await?,
+        let mut actions = match actions(object, &wanted, &live) {
+            Ok(actions) => actions,
             Err(conflict) => {
                 return Ok(Written::NameTaken(Trouble::new(Reason::NameConflict, conflict.to_string())));
             }
+        };
+        if is_held_back {
+            actions.extend(found.and_then(|found| scale(object, found)));
         }
-        if lacks_image {
+        let failed = |words: String| Written::AllBut(Trouble::new(Reason::ReconcileFailed, words));
+        if !actions.is_empty() {
+            if !self.is_current(object).await? {
+                return Ok(Written::Outdated);
+            }
+            if let Some(error) = apply(&self.client, object, actions).await? {
+                return Ok(failed(describe(&error)));
+            }
+        }
+        if template == Template::Wanted && lacks_image_volume(object, found) {
             // It was tried again, in case that the API server is another one now.
-            return Err(ReconcileError::NoImageVolumes);
+            return Ok(failed(NO_IMAGE_VOLUMES.to_owned()));
         }
         Ok(if is_held_back { Written::AllButTemplate } else { Written::All })
+    }
+
+    /// What an object asks for that is not understood is not known, but for how many pods.
+    async fn write_without_plan(
+        &self,
+        object: &RerankDeployment,
+        live: Option<&Value>,
+    ) -> Result<Written, ReconcileError> {
+        if let Some(action) = live.and_then(|live| scale(object, live)) {
+            if !self.is_current(object).await? {
+                return Ok(Written::Outdated);
+            }
+            apply(&self.client, object, vec![action]).await?;
+        }
+        Ok(Written::NoPlan)
     }
 
     /// When to look again. What is being deleted goes soon.
@@ -330,26 +359,36 @@ fn template_state(wanted: Option<&Wanted>, live: Option<&Value>, fit: &Fit) -> T
 }
 
 /// A new pod would stay Pending without a word, and an old one that serves would be given up for it. So the Deployment, where there is
-/// one, stays what it is but for its replicas, and the new configuration, which nothing mounts, is not written.
+/// one, stays what it is, and so does what leads from its pods to others; the new configuration, which nothing mounts, is not written.
 fn hold_template_back(
     object: &RerankDeployment,
     wanted: &mut Vec<(ChildKind, Value)>,
     live: &mut Vec<(ChildKind, Value)>,
 ) {
-    let found = own_deployment(object, live).cloned();
-    let replicas = found.as_ref().map(|deployment| deployment["spec"]["replicas"].clone());
-    let is_scaled = replicas.is_some_and(|replicas| replicas != object.spec.replicas);
-    wanted.retain(|(kind, _)| {
-        !matches!(kind, ChildKind::ConfigMap | ChildKind::Deployment) || (*kind == ChildKind::Deployment && is_scaled)
-    });
-    if let Some((_, deployment)) = wanted.iter_mut().find(|(kind, _)| *kind == ChildKind::Deployment)
-        && let Some(found) = found
-    {
-        deployment["spec"] = found["spec"].clone();
-        deployment["spec"]["replicas"] = object.spec.replicas.into();
-    } else {
-        live.retain(|(kind, _)| *kind != ChildKind::Deployment);
-    }
+    // Of somebody else's Deployment of that name it is told.
+    let is_foreign =
+        own_deployment(object, live).is_none() && live.iter().any(|(kind, _)| *kind == ChildKind::Deployment);
+    let has_pods = own_deployment(object, live).is_some();
+    let is_held = |kind: ChildKind| match kind {
+        ChildKind::ConfigMap => true,
+        ChildKind::Deployment => !is_foreign,
+        ChildKind::NetworkPolicy => has_pods,
+        _ => false,
+    };
+    wanted.retain(|(kind, _)| !is_held(*kind));
+    // The configurations that are there are still looked through for those that nothing mounts.
+    live.retain(|(kind, _)| *kind == ChildKind::ConfigMap || !is_held(*kind));
+}
+
+/// Pods of before need what they needed: as long as there are any, the NetworkPolicy lets them go there too.
+fn keep_ways_of_before(wanted: &mut [(ChildKind, Value)], live: &[(ChildKind, Value)]) {
+    let is_policy = |(kind, _): &&(ChildKind, Value)| *kind == ChildKind::NetworkPolicy;
+    let Some((_, found)) = live.iter().find(is_policy) else { return };
+    let Some((_, policy)) = wanted.iter_mut().find(|(kind, _)| *kind == ChildKind::NetworkPolicy) else { return };
+    let Some(ways) = policy["spec"]["egress"].as_array_mut() else { return };
+    let of_before = found["spec"]["egress"].as_array().into_iter().flatten();
+    let missing: Vec<Value> = of_before.filter(|found| !ways.iter().any(|way| contains(found, way))).cloned().collect();
+    ways.extend(missing);
 }
 
 /// Whether the API server does not know volumes from images: it dropped the field, and made an empty folder of the volume.
@@ -381,7 +420,7 @@ fn typed(deployment: &Value) -> Option<Deployment> {
 
 fn own_deployment<'a>(object: &RerankDeployment, children: &'a [(ChildKind, Value)]) -> Option<&'a Value> {
     let (_, child) = children.iter().find(|(kind, _)| *kind == ChildKind::Deployment)?;
-    is_owned(object, child).then_some(child)
+    is_ours(object, child).then_some(child)
 }
 
 #[cfg(test)]

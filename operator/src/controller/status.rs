@@ -113,7 +113,11 @@ pub fn compute(object: &RerankDeployment, seen: &Seen<'_>, now: &Time) -> Rerank
         replicas: counts.and_then(|counts| counts.replicas).unwrap_or(0),
         ready_replicas: counts.and_then(|counts| counts.ready_replicas).unwrap_or(0),
         selector: names::selector_text(object),
-        address: Some(Address { url: address(object) }),
+        address: match old.address {
+            // Pods serve as they did.
+            Some(address) if is_of_before(seen) => Some(address),
+            _ => Some(Address { url: address(object) }),
+        },
         operator: old.operator,
     }
 }

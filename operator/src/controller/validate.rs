@@ -1,7 +1,7 @@
 //! A specification becomes a plan: the server's configuration, what it will take, where it runs. Pure.
 //!
 //! What the schema cannot say is said here, in the words of whoever would refuse it later: the rendered configuration is validated by
-//! the code that the server reads it with, and [`children`] knows what the API server allows in children. All of it at once, by the
+//! the code that the server reads it with, and `children` knows what the API server allows in children. All of it at once, by the
 //! object's own fields.
 
 use rerank_crds::ServerConfig;

@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Api;
-use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::controller::{self, Action, Config as ControllerConfig, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
@@ -56,6 +56,9 @@ const TELLING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An object as the API server has it: one that this operator cannot read must not hide the others.
 pub(super) type Declared = DeserializeGuard<RerankDeployment>;
+
+/// Of a child whose it is is all that is asked, and all of them whole would be much memory.
+type Metadata<K> = PartialObjectMeta<K>;
 
 /// What every reconcile has at hand.
 struct Context {
@@ -137,15 +140,17 @@ pub(super) async fn work(client: Client, arguments: &Arguments, identity: &str, 
     let working = controller
         .with_config(ControllerConfig::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .trigger_backoff(WatchPauses::default())
-        .watches(watched::<Deployment>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<Service>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<ConfigMap>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<ServiceAccount>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<PersistentVolumeClaim>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<NetworkPolicy>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<PodDisruptionBudget>(&client, arguments), ours.clone(), |child| object_of(&child))
-        .watches(watched::<HorizontalPodAutoscaler>(&client, arguments), ours, |child| object_of(&child))
-        .watches(watched::<Pod>(&client, arguments), pods, |pod| object_of(&pod))
+        .watches(watched::<Metadata<Deployment>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<Service>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<ConfigMap>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<ServiceAccount>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<PersistentVolumeClaim>>(&client, arguments), ours.clone(), |child| {
+            object_of(&child)
+        })
+        .watches(watched::<Metadata<NetworkPolicy>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<PodDisruptionBudget>>(&client, arguments), ours.clone(), |child| object_of(&child))
+        .watches(watched::<Metadata<HorizontalPodAutoscaler>>(&client, arguments), ours, |child| object_of(&child))
+        .watches(watched::<Metadata<Pod>>(&client, arguments), pods, |pod| object_of(&pod))
         .reconcile_all_on(stream::select(node_changes, kind_changes))
         .reconcile_on(said.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
         .run(reconcile, pause_after, context)

@@ -14,7 +14,7 @@ pub const TEMPLATE_DIGEST: &str = "rerank.semantik.dev/template-digest";
 pub struct TemplateDigest(String);
 
 impl TemplateDigest {
-    /// That of a template which [`stamp`] has seen.
+    /// That of a template which `stamp` has seen.
     pub fn of_template(template: &PodTemplateSpec) -> Option<Self> {
         Some(Self(template.metadata.as_ref()?.annotations.as_ref()?.get(TEMPLATE_DIGEST)?.clone()))
     }

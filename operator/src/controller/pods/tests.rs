@@ -159,3 +159,14 @@ fn a_long_message_is_cut_between_characters() {
     let just = "ä".repeat(LONGEST_MESSAGE_CHARACTERS);
     assert_eq!(Trouble::new(Reason::Crashing, just.clone()).message, just);
 }
+
+#[test]
+fn a_pod_that_was_evicted_says_nothing_of_the_one_in_its_place() {
+    let killed = json!({"terminated": {"exitCode": 137, "reason": "Error"}});
+    let mut evicted = init("preflight", &killed);
+    evicted["phase"] = json!("Failed");
+    let passed = init("preflight", &json!({"terminated": {"exitCode": 0}}));
+    let report = read(&[pod("a", &evicted), pod("b", &passed)]);
+    assert_eq!(report, PodsReport { passed: true, ..PodsReport::default() });
+    assert_eq!(read(&[pod("a", &evicted)]), PodsReport::default());
+}

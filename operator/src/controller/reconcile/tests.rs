@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::super::actions::Action;
 use super::super::nodes::Shortage;
 use super::*;
 
@@ -47,28 +48,59 @@ fn only_a_template_that_is_not_there_yet_is_held_back() {
 }
 
 #[test]
-fn what_is_held_back_keeps_template_and_configuration_and_follows_in_number_alone() {
+fn what_is_held_back_keeps_template_configuration_and_ways_and_follows_in_number_alone() {
     let live = children(&object(SMALL, 1));
-    let held = |replicas: i32, mut live: Vec<(ChildKind, Value)>| {
-        let object = object(LARGE, replicas);
-        let mut wanted = children(&object);
+    let held = |live: &[(ChildKind, Value)]| {
+        let object = object(LARGE, 3);
+        let (mut wanted, mut live) = (children(&object), live.to_vec());
         hold_template_back(&object, &mut wanted, &mut live);
         assert_eq!(of(&wanted, ChildKind::ConfigMap), None, "nothing would mount it");
-        (of(&wanted, ChildKind::Deployment).cloned(), of(&live, ChildKind::Deployment).cloned())
+        let written = actions(&object, &wanted, &live);
+        written.map(|all| all.iter().map(Action::kind).collect::<Vec<_>>())
     };
-    let deployment = of(&live, ChildKind::Deployment).unwrap();
-    for replicas in [0, 3] {
-        let written = held(replicas, live.clone()).0.unwrap();
-        assert_eq!(written["spec"]["replicas"], replicas);
-        assert_eq!(written["spec"]["template"], deployment["spec"]["template"]);
+    let looked_after = held(&live).unwrap();
+    for kind in [ChildKind::Deployment, ChildKind::NetworkPolicy] {
+        assert!(!looked_after.contains(&kind), "{kind:?} stays: {looked_after:?}");
     }
-    assert_eq!(held(1, live.clone()), (None, None), "there is nothing to write, and nothing to delete");
+    let lost: Vec<_> = live.iter().filter(|(kind, _)| *kind != ChildKind::Service).cloned().collect();
+    assert!(held(&lost).unwrap().contains(&ChildKind::Service), "the others are looked after");
+
+    let deployment = of(&live, ChildKind::Deployment).unwrap();
+    assert_eq!(scale(&object(LARGE, 1), deployment), None);
+    let Some(Action::Scale { patch, .. }) = scale(&object(LARGE, 3), deployment) else { panic!("scaled") };
+    assert_eq!(patch["spec"], json!({"replicas": 3}), "nothing else of it");
+
     let mut foreign = live.clone();
     for (_, child) in &mut foreign {
         child["metadata"]["ownerReferences"] = json!([]);
     }
-    assert_eq!(held(3, foreign), (None, None), "what is not ours is not written");
-    assert_eq!(held(3, Vec::new()), (None, None), "no pod is made");
+    assert!(held(&foreign).is_err(), "it is told of");
+    let made = held(&[]).unwrap();
+    assert!(!made.contains(&ChildKind::Deployment) && made.contains(&ChildKind::NetworkPolicy), "no pod is made");
+}
+
+#[test]
+fn pods_of_before_may_go_where_they_went_until_the_last_one_is_gone() {
+    let to = |url: &str| {
+        let spec = json!({"embedding": {"model": "Qwen/Qwen3-Embedding-0.6B"},
+            "vectorStore": {"qdrant": {"url": url, "collections": [{"name": "docs"}]}}});
+        let mut object = object(SMALL, 1);
+        object.spec = serde_json::from_value(spec).unwrap();
+        children(&object)
+    };
+    let policy =
+        |children: &[(ChildKind, Value)]| of(children, ChildKind::NetworkPolicy).unwrap()["spec"]["egress"].to_string();
+    let (before, after) = (to("http://qdrant:6334"), to("http://qdrant:7334"));
+    let mut both = after.clone();
+    keep_ways_of_before(&mut both, &before);
+    assert!(policy(&both).contains("6334") && policy(&both).contains("7334"), "{}", policy(&both));
+    // As it is seen at the next look: it does not grow.
+    let mut again = after.clone();
+    keep_ways_of_before(&mut again, &both);
+    assert_eq!(policy(&again), policy(&both));
+    let mut same = before.clone();
+    keep_ways_of_before(&mut same, &before);
+    assert_eq!(same, before);
 }
 
 #[test]

@@ -14,7 +14,10 @@ pub(super) fn available(
     accepted: &Trouble,
     preflight: &Trouble,
 ) -> Trouble {
-    let wanted = object.spec.replicas;
+    // Where nothing could be written it has as many as before.
+    let before = seen.deployment.as_ref().and_then(|deployment| deployment.spec.as_ref()?.replicas);
+    let is_written = seen.plan.is_ok() && seen.unwritten.is_none();
+    let wanted = before.filter(|_| !is_written).unwrap_or(object.spec.replicas);
     let status = seen.deployment.as_ref().and_then(|deployment| deployment.status.as_ref());
     if wanted == 0 {
         let left = status.and_then(|status| status.replicas).filter(|left| *left > 0);

@@ -20,7 +20,7 @@ fn time(text: &str) -> Time {
 
 fn deployment(available: &str) -> Deployment {
     let ready = i32::from(available == "True");
-    serde_json::from_value(json!({"status": {"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "conditions": [{"type": "Available", "status": available}]}})).unwrap()
+    serde_json::from_value(json!({"spec": {"replicas": 1, "selector": {}, "template": {}}, "status": {"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "conditions": [{"type": "Available", "status": available}]}})).unwrap()
 }
 
 fn models(state: &str) -> ModelView {
@@ -379,4 +379,16 @@ fn an_object_whose_models_cannot_be_asked_is_ready_and_says_that_they_are_not_kn
         compute(&object(), &Seen { models: ModelView::NotReachable, ..case.seen() }, &time("2026-01-01T00:00:00Z"));
     assert_eq!(reasons(&status)[3..], ["ModelReady=Unknown NotReachable", "Ready=True Ready"]);
     assert!(status.conditions[4].message.contains("control port"), "{:?}", status.conditions[4]);
+}
+
+#[test]
+fn where_nothing_could_be_written_it_has_as_many_pods_as_before() {
+    let mut paused = object();
+    paused.spec.replicas = 0;
+    let case = Case::new(Some(deployment("True")));
+    let invalid = Trouble::new(Reason::InvalidSpec, "logging.filter");
+    let available = |seen: &Seen<'_>| reasons(&compute(&paused, seen, &time("2026-01-01T00:00:00Z")))[2].clone();
+    assert_eq!(available(&case.seen()), "Available=False Paused");
+    assert_eq!(available(&Seen { plan: Err(invalid.clone()), ..case.seen() }), "Available=True Available");
+    assert_eq!(available(&Seen { unwritten: Some(invalid), ..case.seen() }), "Available=True Available");
 }
