@@ -483,7 +483,11 @@ fn flags_have_the_values_that_were_given() {
         assert!(!defaults.contains_key(left_out), "{left_out}");
     }
     let set = flags(&case("flags"), &[]);
-    expect(&set, &[("--elastic-nodes", ""), ("--log-text", ""), ("--log-filter", "debug,kube=info")]);
+    expect(&defaults, &[("--resync-seconds", "300")]);
+    expect(
+        &set,
+        &[("--resync-seconds", "60"), ("--elastic-nodes", ""), ("--log-text", ""), ("--log-filter", "debug,kube=info")],
+    );
     expect(&set, &[("--listen", "[::]:9443")]);
     expect(&flags(&case("renamed"), &[]), &[("--lease-name", "reranking-leader")]);
     let elsewhere = flags(&case("namespace"), &["--namespace", "search"]);
