@@ -1,8 +1,8 @@
 //! What only the API of a child would refuse, or what would be given up without a word. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rerank_crds::rerank_deployment::{Accelerator, Cache, PodTemplate, RerankDeploymentSpec};
 use rerank_crds::server_config::Violation;
@@ -23,6 +23,9 @@ const OWN_LABELS: [&str; 5] = [
 
 /// No model that anybody uses is smaller.
 const LEAST_CACHE: &str = "16Mi";
+
+/// Resources of containers that belong to no domain, apart from huge pages.
+const NATIVE_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 /// Effects of taints.
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -204,6 +207,23 @@ impl Found {
                 self.resource(&path, name, &spec.accelerator);
             }
         }
+        self.extended_resources(path, resources);
+    }
+
+    /// Of what is not overcommitted Kubernetes takes whole numbers, and as much asked for as allowed.
+    fn extended_resources(&mut self, path: &str, resources: &ResourceRequirements) {
+        let of = |quantities: &Option<BTreeMap<String, Quantity>>, name: &str| {
+            quantities.as_ref().and_then(|all| all.get(name)).and_then(|Quantity(quantity)| milli_units(quantity))
+        };
+        let all = [&resources.requests, &resources.limits].into_iter().flatten().flat_map(BTreeMap::keys);
+        for name in all.filter(|name| name.contains('/')).collect::<BTreeSet<_>>() {
+            let (requested, limit) = (of(&resources.requests, name), of(&resources.limits, name));
+            if [requested, limit].into_iter().flatten().any(|amount| amount % 1000 != 0) {
+                self.refuse(format!("{path}.limits.{name}"), "is counted in whole numbers");
+            } else if requested.is_some() && requested != limit {
+                self.refuse(format!("{path}.limits.{name}"), "must be as large as the request, as Kubernetes asks");
+            }
+        }
     }
 
     fn quantity(&mut self, path: &str, quantity: &str) {
@@ -215,6 +235,10 @@ impl Found {
     fn resource(&mut self, path: &str, name: &str, accelerator: &Accelerator) {
         if !is_key(name) {
             self.refuse_unless(path, "has a name that Kubernetes refuses", ALLOWED_KEY);
+        } else if !name.contains('/') && !NATIVE_RESOURCES.contains(&name) && !name.starts_with("hugepages-") {
+            let native =
+                "cpu, memory, ephemeral-storage, hugepages-<size>, or an extended one such as example.org/device";
+            self.refuse_unless(path, "is no resource of a container", native);
         }
         if accelerator.gpu.as_ref().is_some_and(|gpu| gpu.resource_name == name) {
             self.refuse(path, "has its place in accelerator.gpu.count, which counts");
@@ -278,6 +302,13 @@ mod tests {
                 template(&json!({"resources": {"limits": {"nvidia.com/gpu": 2}}})),
                 "resources.limits.nvidia.com/gpu: has its place in accelerator.gpu.count",
             ),
+            (template(&json!({"resources": {"requests": {"foo": 1}}})), "resources.requests.foo: is no resource"),
+            (template(&json!({"resources": {"requests": {"rdma/hca": 1}}})), "limits.rdma/hca: must be as large"),
+            (
+                template(&json!({"resources": {"requests": {"rdma/hca": 1}, "limits": {"rdma/hca": 2}}})),
+                "limits.rdma/hca: must be as large",
+            ),
+            (template(&json!({"resources": {"limits": {"rdma/hca": "500m"}}})), "limits.rdma/hca: is counted in whole"),
             (template(&json!({"resources": {"claims": [{"name": "a"}]}})), "resources.claims: has its place"),
             (json!({"service": {"annotations": {"a b": "c"}}}), "service.annotations[a b]: has a key"),
             (
