@@ -459,8 +459,7 @@ async fn kubernetes_accepts_what_the_schema_accepts_offline() {
     let path = root().join("crds/rerankdeployments.yaml");
     let applied = server.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).await.unwrap();
     assert_eq!(applied.code, Some(0), "{applied:?}");
-    let wait = ["wait", "--for=condition=Established", "crd/rerankdeployments.rerank.semantik.dev", "--timeout=30s"];
-    assert_eq!(server.kubectl(&wait).await.unwrap().code, Some(0));
+    server.as_administrator().established("rerankdeployments.rerank.semantik.dev").await;
     let arguments = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
     let created = server.kubectl_with_input(&arguments, &objects.join("\n")).await.unwrap();
     let refused: Vec<&str> = created.stderr.lines().take(5).collect();

@@ -304,8 +304,7 @@ async fn kubernetes_says_the_same() {
     let applied = server.kubectl(&["apply", "--server-side", "-f", path.to_str().unwrap()]).await.unwrap();
     assert_eq!(applied.code, Some(0), "{applied:?}");
     assert!(!applied.stderr.contains("Warning"), "{applied:?}");
-    let wait = ["wait", "--for=condition=Established", "crd/rerankdeployments.rerank.semantik.dev", "--timeout=30s"];
-    assert_eq!(server.kubectl(&wait).await.unwrap().code, Some(0));
+    server.as_administrator().established("rerankdeployments.rerank.semantik.dev").await;
     let mut differing = Vec::new();
     for (change, expected) in cases() {
         let text = object(&change).to_string();

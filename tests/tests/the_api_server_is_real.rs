@@ -66,7 +66,7 @@ async fn what_was_applied_is_there_after_a_restart_and_the_audit_log_tells_who_d
     }
 
     apply(&server, DEFINITION).await;
-    kubectl(&server, &["wait", "--for=condition=Established", "crd/kettles.example.com"]).await;
+    server.as_administrator().established("kettles.example.com").await;
     apply(&server, &kettle(3)).await;
     let refused = server.kubectl_with_input(&["apply", "-f", "-"], &kettle(10)).await.unwrap();
     assert!(refused.stderr.contains("should be less than or equal to 9"), "{refused:?}");

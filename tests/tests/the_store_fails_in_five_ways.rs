@@ -64,7 +64,7 @@ async fn each_way_in_which_the_store_fails_has_its_answer_and_its_end() {
         ("refuse", Fault::Refuse),
         ("reset", Fault::Reset),
         ("hang", Fault::Hang),
-        ("slow", Fault::Slow(Duration::from_millis(300))),
+        ("slow", Fault::Slow(Duration::from_millis(100))),
         ("garbage", Fault::Garbage),
     ] {
         assert_eq!(search(&server).await.0.status, 200, "before {name}");
