@@ -12,7 +12,7 @@ CYCLONEDX_VERSION := 0.5.9
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server node kwok e2e test test-oldest lint deny advisories bench bench-operator bench-pods fail-overs load memory cycles timing peers golden models images sbom cuda
+.PHONY: help build demo api-server node kwok e2e test test-oldest test-processors lint deny advisories bench bench-operator bench-peers bench-pods bench-products fail-overs load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,16 @@ KUBERNETES := specifications_are_accepted_or_refused random_specifications_are_u
 test-oldest: build ## Run the tests of Kubernetes again on the oldest that is served, 1.34 (10 minutes more, once; needs Go 1.26).
 	KUBEBUILDER_ASSETS="$$(tests/cluster/build.sh oldest | sed -n 's/^API server: //p')" \
 		$(CARGO) test --workspace --locked $(KUBERNETES:%=--test %)
+
+# One with neither AVX2 nor AVX-512, one without AVX-512.
+PROCESSORS := Nehalem Haswell
+
+test-processors: build ## Run the golden tests of the forward pass on older processors, emulated (needs qemu-user; a quarter of an hour).
+	@command -v qemu-x86_64 >/dev/null || { echo "qemu-x86_64 is missing; Debian has it in qemu-user" >&2; exit 1; }
+	for processor in $(PROCESSORS); do \
+		CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64 -cpu $$processor" \
+			$(CARGO) test --workspace --locked --test answers_equal_the_reference -- --nocapture equal_the_reference || exit 1; \
+	done
 
 node: ## Build what runs the pods of `make e2e`, once (7 minutes; Linux, root; needs Go 1.26).
 	tests/cluster/packages.sh
@@ -75,6 +85,12 @@ bench: build ## Print where the time of a search goes, and the server's own shar
 # A field tool: it makes the load, counts and reports. Optimised, so that it is not what is measured.
 $(OHA):
 	$(CARGO) install oha --version $(OHA_VERSION) --locked --root target/tools
+
+bench-peers: build ## Compare our engines with those of PyPI on random weights of the 0.6B shape (hours; LAYERS=2 for a quick run; 12 GB below target).
+	target/debug/rerank-bench-peers $(LAYERS)
+
+bench-products: ## Compare the kept crates for products of matrices on the shapes of a model (compiled for themselves, 5 minutes).
+	MATMUL_NUM_THREADS=$$(nproc) $(CARGO) run --release --locked --manifest-path packed/compare/Cargo.toml --target-dir target/compare
 
 load: build $(OHA) ## Load the server up to four times what it can do, and check the bounds (5 minutes, two cores).
 	target/debug/rerank-load $(OHA)

@@ -23,7 +23,7 @@ pub use batch::{BatchRow, batch_size, token_budget};
 pub use custom::{ClassificationHead, CustomReranker, FieldProblem, Prompt, Scoring, refuse_classification_head};
 pub use execution::{DeviceKind, EngineKind, Quantization};
 pub use instruction::InstructionTemplate;
-pub use memory::{MemoryEstimate, Workload, estimate_memory, weights_bytes};
+pub use memory::{MemoryEstimate, Workload, estimate_memory, packed_batch_tokens, weights_bytes};
 pub use model_id::{InvalidModelId, check_model_id, check_revision};
 pub use models::{
     CONTEXT_LENGTH, DEFAULT_RERANKER, EMBEDDING_MODELS, EmbeddingModel, QUERY_INSTRUCTION, RERANKERS, RerankerModel,

@@ -6,15 +6,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{EngineKind, Quantization};
 use tokio_util::sync::CancellationToken;
 
 use fatal::FatalSignal;
 use heart::Pulse;
 
+mod batches;
+pub mod choice;
 pub mod fatal;
 pub mod heart;
+mod inputs;
 pub mod memory;
+pub mod packed;
+mod turn;
 pub mod weights;
 
 #[cfg(feature = "mistralrs")]
@@ -40,6 +45,8 @@ pub struct LoadSpec {
     pub role: ModelRole,
     /// How weights are held.
     pub quantization: Quantization,
+    /// What loads it; never `Auto`.
+    pub engine: EngineKind,
     /// Pairs in a batch, at most.
     pub batch_size: usize,
     /// Tokens in a batch, at most.
@@ -178,7 +185,8 @@ pub trait EngineLoader: Send + Sync + fmt::Debug {
 
     /// Tripped when the device is lost, by whichever engine or load sees it first.
     fn fatal(&self) -> &FatalSignal;
+}
 
-    /// Name for status, logs and metrics, such as `mistralrs`.
-    fn name(&self) -> &'static str;
+fn unsupported(message: String) -> EngineError {
+    EngineError::Unsupported { message }
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 use async_trait::async_trait;
 use rerank_crds::ServerConfig;
 use rerank_crds::catalog::{
-    self, DeviceKind, EngineKind, ModelShape, OutputHead, Prompt, Quantization, RERANKERS, Scoring, Workload,
-    estimate_memory,
+    self, DeviceKind, EngineKind, ModelShape, Prompt, Quantization, RERANKERS, Scoring, Workload, estimate_memory,
 };
 use rerank_crds::server_config::{EMBEDDER_BATCH_SIZE, EMBEDDER_MAXIMUM_LENGTH};
 
+use crate::engine::choice::choose;
 use crate::engine::weights::{self, Manifest, WeightsError};
 use crate::engine::{DeviceMemory, LoadSpec, ModelRole};
 use crate::hub::{Hub, HubError, Listing};
@@ -34,20 +34,19 @@ pub struct ConfiguredModels {
     keys: Vec<ModelKey>,
     deployed: Option<ModelKey>,
     device: DeviceKind,
-    engine: EngineKind,
     hub: Option<Hub>,
 }
 
 impl ConfiguredModels {
-    /// Models that are to be run on `device` by `engine` (the one that really loads them, never `Auto`).
+    /// Models that are to be run on `device`.
     ///
     /// # Errors
     /// The client of a configured hub cannot be made.
-    pub fn new(config: Arc<ServerConfig>, device: DeviceKind, engine: EngineKind) -> Result<Arc<Self>, HubError> {
+    pub fn new(config: Arc<ServerConfig>, device: DeviceKind) -> Result<Arc<Self>, HubError> {
         let served = ServedModels::from_config(&config);
         let deployed = served.deployed_reranker().cloned();
         let hub = config.weights.hub.as_ref().map(Hub::new).transpose()?;
-        Ok(Arc::new(Self { config, keys: served.keys(), deployed, device, engine, hub }))
+        Ok(Arc::new(Self { config, keys: served.keys(), deployed, device, hub }))
     }
 
     /// Folder of a model.
@@ -105,9 +104,9 @@ impl ConfiguredModels {
         }
     }
 
-    fn predict(&self, shape: &ModelShape, quantization: Quantization, batch: Batch) -> u64 {
+    fn predict(&self, engine: EngineKind, shape: &ModelShape, quantization: Quantization, batch: Batch) -> u64 {
         let workload = Workload {
-            engine: self.engine,
+            engine,
             device: self.device,
             quantization,
             batch_size: wide(batch.size),
@@ -118,18 +117,30 @@ impl ConfiguredModels {
     }
 
     /// What the model would take under each fix that is left, the less drastic first.
-    fn alternatives(&self, key: &ModelKey, shape: &ModelShape, batch: Batch, predicted: u64) -> Vec<(MemoryFix, u64)> {
+    fn alternatives(
+        &self,
+        key: &ModelKey,
+        shape: &ModelShape,
+        engine: EngineKind,
+        batch: Batch,
+        predicted: u64,
+    ) -> Vec<(MemoryFix, u64)> {
         let smallest_batch = Batch { size: 1, token_budget: batch.max_length, ..batch };
-        let mut alternatives = vec![(MemoryFix::SmallerBatch, self.predict(shape, key.quantization, smallest_batch))];
-        if key.quantization != Quantization::Int8 {
-            alternatives.push((MemoryFix::Int8, self.predict(shape, Quantization::Int8, batch)));
+        let smaller_batch = self.predict(engine, shape, key.quantization, smallest_batch);
+        let mut alternatives = vec![(MemoryFix::SmallerBatch, smaller_batch)];
+        // Packed has no int8.
+        let of_int8 = self.config.engine.for_the_catalogue(self.device, Quantization::Int8);
+        if key.quantization != Quantization::Int8 && of_int8 != EngineKind::Packed {
+            alternatives.push((MemoryFix::Int8, self.predict(of_int8, shape, Quantization::Int8, batch)));
         }
         // Another embedder would mean to index everything anew: no fix for a load.
         if key.role == ModelRole::Reranker {
             let [smallest, ..] = &RERANKERS;
             let smaller = ModelKey { model: smallest.id.to_owned(), ..key.clone() };
             let positions = usize::try_from(smallest.shape.maximum_positions).unwrap_or(usize::MAX);
-            let bytes = self.predict(&smallest.shape, key.quantization, self.batch(&smaller, positions));
+            let engine = self.config.engine.for_the_catalogue(self.device, key.quantization);
+            let batch = self.batch(&smaller, positions);
+            let bytes = self.predict(engine, &smallest.shape, key.quantization, batch);
             alternatives.push((MemoryFix::SmallerModel, bytes));
         }
         alternatives.retain(|(_, bytes)| *bytes < predicted);
@@ -205,22 +216,24 @@ impl ModelSource for ConfiguredModels {
             Some(commit) => Some(commit),
             None => Manifest::read(&directory)?.and_then(|manifest| manifest.revision),
         };
-        let shape = shape_of(&info.config, key.role);
+        let shape = info.config.shape(key.role);
         let batch = self.batch(key, info.config.maximum_positions);
-        let predicted_bytes = self.predict(&shape, key.quantization, batch);
+        let engine = choose(self.config.engine, self.device, &info, key.quantization).map_err(SourceError::Engine)?;
+        let predicted_bytes = self.predict(engine, &shape, key.quantization, batch);
         Ok(ModelPlan {
             spec: LoadSpec {
                 model: key.model.clone(),
                 directory,
                 role: key.role,
                 quantization: key.quantization,
+                engine,
                 batch_size: narrow(batch.size),
                 token_budget: narrow(batch.token_budget),
                 max_length: narrow(batch.max_length),
             },
             predicted_bytes,
             revision,
-            alternatives: self.alternatives(key, &shape, batch, predicted_bytes),
+            alternatives: self.alternatives(key, &shape, engine, batch, predicted_bytes),
         })
     }
 
@@ -249,25 +262,6 @@ struct Batch {
     size: i32,
     token_budget: i32,
     max_length: i32,
-}
-
-fn shape_of(config: &weights::ModelConfig, role: ModelRole) -> ModelShape {
-    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-    ModelShape {
-        layers: count(config.layers),
-        hidden_size: count(config.hidden_size),
-        intermediate_size: count(config.intermediate_size),
-        attention_heads: count(config.attention_heads),
-        key_value_heads: count(config.key_value_heads),
-        head_dimension: count(config.head_dimension),
-        vocabulary: count(config.vocabulary_size),
-        maximum_positions: count(config.maximum_positions),
-        output_head: match (role, config.tied_embeddings) {
-            (ModelRole::Embedder, _) => OutputHead::Absent,
-            (ModelRole::Reranker, true) => OutputHead::Tied,
-            (ModelRole::Reranker, false) => OutputHead::Separate,
-        },
-    }
 }
 
 /// A length that the configuration asks for, as far as the model has positions.
@@ -344,7 +338,7 @@ mod tests {
     }
 
     fn models(config: ServerConfig, device: DeviceKind) -> Arc<ConfiguredModels> {
-        ConfiguredModels::new(Arc::new(config), device, EngineKind::Mistralrs).unwrap()
+        ConfiguredModels::new(Arc::new(config), device).unwrap()
     }
 
     #[test]
@@ -359,7 +353,7 @@ mod tests {
             let positions = if key.role == ModelRole::Reranker { 4_095 } else { 4_096 };
             assert_eq!(plan.spec.max_length, positions, "the model has no more, and one token is run behind a prompt");
             assert_eq!(plan.spec.token_budget, positions, "on a CPU one prompt of full length");
-            assert!(plan.predicted_bytes > 64_000_000, "the fixed overhead alone is 64 MB");
+            assert!(plan.predicted_bytes > 28_000_000, "the fixed overhead alone is 28 MB");
             match (models.input(&key, &plan).unwrap(), key.role) {
                 (ModelInput::Rerank(prompt), ModelRole::Reranker) => assert_ne!(prompt.yes_token, prompt.no_token),
                 (ModelInput::Embed(prompt), ModelRole::Embedder) => assert_eq!(prompt.document("ab").0.len(), 3),
@@ -393,8 +387,9 @@ mod tests {
         let fixes = |model: &str, shape: &ModelShape, quantization| {
             let key = reranker(model, quantization);
             let batch = models.batch(&key, 32_768);
-            let predicted = models.predict(shape, quantization, batch);
-            let alternatives = models.alternatives(&key, shape, batch, predicted);
+            let engine = models.config.engine.for_the_catalogue(models.device, quantization);
+            let predicted = models.predict(engine, shape, quantization, batch);
+            let alternatives = models.alternatives(&key, shape, engine, batch, predicted);
             assert!(alternatives.iter().all(|(_, bytes)| *bytes < predicted));
             alternatives.into_iter().map(|(fix, _)| fix).collect::<Vec<_>>()
         };

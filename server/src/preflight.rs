@@ -34,6 +34,8 @@ pub enum Check {
     Weights,
     /// The tokenizer makes prompts.
     Tokenizer,
+    /// What computes, with which instructions.
+    Engine,
     /// Needed against free memory.
     Memory,
     /// The vector store answers.
@@ -50,6 +52,7 @@ impl Check {
             Self::Tls => "tls",
             Self::Weights => "weights",
             Self::Tokenizer => "tokenizer",
+            Self::Engine => "engine",
             Self::Memory => "memory",
             Self::Store => "store",
             Self::Collection => "collection",

@@ -141,7 +141,8 @@ impl RerankPrompt {
         documents: &[&str],
         reading: Reading,
     ) -> Result<EncodedPairs, PromptError> {
-        let question_tokens = self.text.encode(&self.body.render(instruction, query, "")).len();
+        let question = self.text.encode(&self.body.render(instruction, query, ""));
+        let question_tokens = question.len();
         let maximum = MAXIMUM_QUERY_TOKENS.min(self.room - 1);
         if question_tokens > maximum {
             return Err(PromptError::QueryTooLong { tokens: question_tokens, maximum });
@@ -158,7 +159,7 @@ impl RerankPrompt {
             pairs.prompts.push([self.prefix.as_slice(), body.as_slice(), self.suffix.as_slice()].concat());
             pairs.truncated.push(cut);
         }
-        pairs.shared_prefix_tokens = shared_prefix(&pairs.prompts);
+        pairs.shared_prefix_tokens = shared_prefix(&[self.prefix.as_slice(), &question].concat(), &pairs.prompts);
         Ok(pairs)
     }
 
@@ -195,13 +196,13 @@ fn answer_token(encoder: &TextEncoder, field: &'static str, text: &str) -> Resul
     }
 }
 
-/// Length of the longest start that all prompts share, leaving at least one token of the shortest.
-fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
-    let Some((first, others)) = prompts.split_first() else { return 0 };
+/// Length of the longest start of the question that all prompts share, leaving at least one token of the shortest. What
+/// documents happen to have in common does not count: where a prompt is cut would depend on what it stands beside.
+fn shared_prefix(question: &[u32], prompts: &[Vec<u32>]) -> usize {
     let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
-    let shared = others
-        .iter()
-        .fold(first.len(), |shared, other| first.iter().zip(other).take(shared).take_while(|(a, b)| a == b).count());
+    let shared = prompts.iter().fold(question.len(), |shared, prompt| {
+        question.iter().zip(prompt).take(shared).take_while(|(a, b)| a == b).count()
+    });
     shared.min(shortest.saturating_sub(1))
 }
 

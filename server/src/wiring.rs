@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rerank_crds::ServerConfig;
-use rerank_crds::catalog::EngineKind;
 
 use crate::api::service::{IndexRequest, IndexResponse, Service};
+use crate::engine::choice::Engines;
 use crate::engine::weights::{self, WeightsError};
 use crate::engine::{EngineError, EngineLoader, ModelRole};
 use crate::hub::HubError;
@@ -60,31 +60,15 @@ pub struct Parts {
     pub store: Option<Arc<dyn Store>>,
 }
 
-/// The engine of this build. `show_progress`: loads draw a bar on a terminal.
-pub fn engine_loader(config: &ServerConfig, show_progress: bool) -> Result<Arc<dyn EngineLoader>, WiringError> {
-    if config.engine == EngineKind::Packed {
-        return Err(WiringError::Engine(EngineError::Unsupported {
-            message: "this build has no engine `Packed`; set engine to Auto or Mistralrs".to_owned(),
-        }));
-    }
-    #[cfg(feature = "mistralrs")]
-    {
-        let loader = crate::engine::mistralrs::MistralrsLoader::new(show_progress).map_err(WiringError::Engine)?;
-        Ok(Arc::new(loader))
-    }
-    #[cfg(not(feature = "mistralrs"))]
-    {
-        let _ = show_progress;
-        Err(WiringError::Engine(EngineError::Unsupported {
-            message: "this build has no engine; build it with the feature `mistralrs`".to_owned(),
-        }))
-    }
+/// The engines of this build. `show_progress`: loads draw a bar on a terminal.
+pub fn engine_loader(show_progress: bool) -> Result<Arc<dyn EngineLoader>, WiringError> {
+    Ok(Arc::new(Engines::new(show_progress).map_err(WiringError::Engine)?))
 }
 
 /// What the configuration lets be loaded, planned for the engine's device.
 pub fn models(config: &Arc<ServerConfig>, loader: &dyn EngineLoader) -> Result<Arc<ConfiguredModels>, WiringError> {
     let memory = loader.memory().map_err(WiringError::Engine)?;
-    ConfiguredModels::new(Arc::clone(config), device_kind(&memory), EngineKind::Mistralrs).map_err(WiringError::Hub)
+    ConfiguredModels::new(Arc::clone(config), device_kind(&memory)).map_err(WiringError::Hub)
 }
 
 /// Length of the embedding model's vectors, from its folder. None where no embedding model is configured.
@@ -116,7 +100,7 @@ impl Parts {
     ) -> Result<Self, WiringError> {
         let guard = |store| GuardedStore::new(store, store_timeout(&config)) as Arc<dyn Store>;
         let store = store(&config).await.map_err(WiringError::Store)?.map(guard);
-        let loader = engine_loader(&config, show_progress)?;
+        let loader = engine_loader(show_progress)?;
         let models = models(&config, loader.as_ref())?;
         let pool = ModelPool::new(
             PoolOptions::from_config(&config.lifecycle, config.reranker.self_test),

@@ -252,7 +252,8 @@ async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     Ok(Answer { status, headers, text })
 }
 
-pub(crate) async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<String>>) {
+/// Keeps what a process says, to be told when it fails.
+pub async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<String>>) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -261,7 +262,8 @@ pub(crate) async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<Strin
     }
 }
 
-pub(crate) fn read(log: &Mutex<String>) -> String {
+/// What was kept.
+pub fn read(log: &Mutex<String>) -> String {
     log.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 

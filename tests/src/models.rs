@@ -1,10 +1,10 @@
 //! The models of the tests: where they are, what the reference says of them, and how an engine loads them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rerank_crds::catalog::{Prompt, Quantization, Scoring};
-use rerank_server::engine::mistralrs::MistralrsLoader;
+use rerank_crds::catalog::{DeviceKind, EngineKind, Prompt, Quantization, Scoring};
+use rerank_server::engine::choice::Engines;
 use rerank_server::engine::{Engine, EngineError, EngineLoader, LoadSpec, ModelRole, ScoreRequest};
 use rerank_server::prompt::{EmbedPrompt, EncodedPairs, RerankPrompt, TextEncoder};
 use serde::Deserialize;
@@ -176,9 +176,13 @@ pub fn score_request(prompt: &RerankPrompt, pairs: EncodedPairs) -> ScoreRequest
     }
 }
 
-/// What to load, with a batch of 16 pairs.
+/// Every engine that runs the models of the tests on a CPU.
+pub const ENGINES: [EngineKind; 2] = [EngineKind::Packed, EngineKind::Mistralrs];
+
+/// What to load, with a batch of 16 pairs, by the engine that is chosen on a CPU.
 pub fn load_spec(name: &str, quantization: Quantization) -> LoadSpec {
     LoadSpec {
+        engine: EngineKind::Auto.for_the_catalogue(DeviceKind::Cpu, quantization),
         model: name.to_owned(),
         directory: model(name),
         role: if name == TINY_EMBEDDER { ModelRole::Embedder } else { ModelRole::Reranker },
@@ -189,7 +193,22 @@ pub fn load_spec(name: &str, quantization: Quantization) -> LoadSpec {
     }
 }
 
-/// Loads a model through mistral.rs.
+/// All engines, for the whole process: as in a server.
+pub fn engines() -> &'static Engines {
+    static ENGINES: OnceLock<Engines> = OnceLock::new();
+    ENGINES.get_or_init(|| Engines::new(false).expect("a CPU is always there"))
+}
+
+/// Loads a model by the engine that is chosen on a CPU.
 pub async fn load(name: &str, quantization: Quantization) -> Result<Arc<dyn Engine>, EngineError> {
-    MistralrsLoader::new(false)?.load(load_spec(name, quantization)).await
+    engines().load(load_spec(name, quantization)).await
+}
+
+/// Loads a model by that engine.
+pub async fn load_by(
+    engine: EngineKind,
+    name: &str,
+    quantization: Quantization,
+) -> Result<Arc<dyn Engine>, EngineError> {
+    engines().load(LoadSpec { engine, ..load_spec(name, quantization) }).await
 }

@@ -88,6 +88,12 @@ impl Shape {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
 
+    /// Multiplications for a token in the products of all layers.
+    pub fn products_of_a_token(&self) -> usize {
+        let (queries, keys) = (self.heads * self.head_dimension, self.key_value_heads * self.head_dimension);
+        self.layers * self.hidden * (2 * queries + 2 * keys + 3 * self.intermediate)
+    }
+
     fn config(&self, control: &BTreeMap<String, u32>) -> Value {
         json!({
             "architectures": ["Qwen3ForCausalLM"],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{EngineKind, Quantization};
 use rerank_server::engine::{Engine, PairLogits, ScoreRequest};
 use rerank_server::evaluate::measures::spearman;
 use rerank_server::prompt::Reading;
@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Largest difference of a score or of a component of an embedding in float32.
 const TOLERANCE: f64 = 1e-5;
+/// Largest difference of a score between two engines in float32.
+const BETWEEN_ENGINES: f32 = 2e-5;
 /// Least rank correlation of a quantized model with float32 on the corpus.
 const RANK_CORRELATION: f64 = 0.98;
 /// Queries of the corpus that the quantized models are measured on, and candidates of each.
@@ -79,51 +81,69 @@ async fn score_golden(engine: &Arc<dyn Engine>, golden: &GoldenPairs) -> Vec<Pai
 async fn float32_scores_equal_the_reference() {
     for name in RERANKERS {
         let golden: GoldenPairs = models::golden(name);
-        let engine = models::load(name, Quantization::Float32).await.unwrap();
-        let logits = score_golden(&engine, &golden).await;
-        let mut largest = 0.0_f64;
-        for (pair, logits) in golden.pairs.iter().zip(&logits) {
-            let difference = (f64::from(logits.score()) - pair.score).abs();
-            assert!(difference <= TOLERANCE, "{name}: {}: {} against {}", pair.name, logits.score(), pair.score);
-            largest = largest.max((f64::from(logits.log_odds()) - pair.log_odds).abs());
+        let mut of_engines = Vec::new();
+        for kind in models::ENGINES {
+            let engine = models::load_by(kind, name, Quantization::Float32).await.unwrap();
+            let logits = score_golden(&engine, &golden).await;
+            let mut largest = 0.0_f64;
+            for (pair, logits) in golden.pairs.iter().zip(&logits) {
+                let (score, expected) = (logits.score(), pair.score);
+                let difference = (f64::from(score) - expected).abs();
+                assert!(difference <= TOLERANCE, "{kind}, {name}: {}: {score} against {expected}", pair.name);
+                largest = largest.max((f64::from(logits.log_odds()) - pair.log_odds).abs());
+            }
+            println!("{kind}, {name}: largest difference in log-odds {largest:.2e}");
+            assert!(largest <= 1e-4, "{kind}, {name}: log-odds differ by {largest}");
+            engine.unload().await.unwrap();
+            of_engines.push(logits);
         }
-        println!("{name}: largest difference in log-odds {largest:.2e}");
-        assert!(largest <= 1e-4, "{name}: log-odds differ by {largest}");
-        engine.unload().await.unwrap();
+        for (pair, [ours, theirs]) in golden.pairs.iter().zip(pairwise(&of_engines)) {
+            let difference = (ours.score() - theirs.score()).abs();
+            assert!(difference <= BETWEEN_ENGINES, "{name}: {}: {difference} between engines", pair.name);
+        }
     }
+}
+
+fn pairwise(of_engines: &[Vec<PairLogits>]) -> impl Iterator<Item = [PairLogits; 2]> {
+    let [ours, theirs] = of_engines else { panic!("two engines") };
+    ours.iter().zip(theirs).map(|(ours, theirs)| [*ours, *theirs])
 }
 
 #[tokio::test]
 async fn float32_embeddings_equal_the_reference() {
     let golden: GoldenTexts = models::golden(TINY_EMBEDDER);
-    let engine = models::load(TINY_EMBEDDER, Quantization::Float32).await.unwrap();
-    let texts = golden.texts.iter().map(|text| text.token_ids.clone()).collect();
-    let embeddings = engine.embed(texts, &CancellationToken::new()).await.unwrap();
-    let mut largest = 0.0_f64;
-    for (text, embedding) in golden.texts.iter().zip(&embeddings) {
-        assert_eq!(embedding.len(), text.embedding.len());
-        for (ours, reference) in embedding.iter().zip(&text.embedding) {
-            largest = largest.max(f64::from((ours - reference).abs()));
-            assert!(largest <= TOLERANCE, "{}: {ours} against {reference}", text.name);
+    for kind in models::ENGINES {
+        let engine = models::load_by(kind, TINY_EMBEDDER, Quantization::Float32).await.unwrap();
+        let texts = golden.texts.iter().map(|text| text.token_ids.clone()).collect();
+        let embeddings = engine.embed(texts, &CancellationToken::new()).await.unwrap();
+        let mut largest = 0.0_f64;
+        for (text, embedding) in golden.texts.iter().zip(&embeddings) {
+            assert_eq!(embedding.len(), text.embedding.len());
+            for (ours, reference) in embedding.iter().zip(&text.embedding) {
+                largest = largest.max(f64::from((ours - reference).abs()));
+                assert!(largest <= TOLERANCE, "{kind}, {}: {ours} against {reference}", text.name);
+            }
         }
+        println!("{kind}: largest difference of a component {largest:.2e}");
+        engine.unload().await.unwrap();
     }
-    println!("largest difference of a component {largest:.2e}");
-    engine.unload().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_text_of_one_token_has_an_embedding() {
     let golden: GoldenTexts = models::golden(TINY_EMBEDDER);
     let end = *golden.texts[0].token_ids.last().unwrap();
-    let engine = models::load(TINY_EMBEDDER, Quantization::Float32).await.unwrap();
-    let cancel = CancellationToken::new();
-    let once = engine.embed(vec![vec![end]], &cancel).await.unwrap();
-    // Three copies are another way to the same vector: every position sees equal values only.
-    let thrice = engine.embed(vec![vec![end; 3]], &cancel).await.unwrap();
-    for (once, thrice) in once[0].iter().zip(&thrice[0]) {
-        assert!((once - thrice).abs() < 1e-5, "{once} against {thrice}");
+    for kind in models::ENGINES {
+        let engine = models::load_by(kind, TINY_EMBEDDER, Quantization::Float32).await.unwrap();
+        let cancel = CancellationToken::new();
+        let once = engine.embed(vec![vec![end]], &cancel).await.unwrap();
+        // Three copies are another way to the same vector: every position sees equal values only.
+        let thrice = engine.embed(vec![vec![end; 3]], &cancel).await.unwrap();
+        for (once, thrice) in once[0].iter().zip(&thrice[0]) {
+            assert!((once - thrice).abs() < 1e-5, "{kind}: {once} against {thrice}");
+        }
+        engine.unload().await.unwrap();
     }
-    engine.unload().await.unwrap();
 }
 
 /// A model loaded in float32 after a quantized one in the same process still computes in float32.
@@ -132,7 +152,7 @@ async fn a_quantized_load_does_not_quantize_the_next() {
     let golden: GoldenPairs = models::golden(TINY_RERANKER);
     for _ in 0..2 {
         let quantized = models::load(TINY_RERANKER, Quantization::Int8).await.unwrap();
-        let exact = models::load(TINY_RERANKER, Quantization::Float32).await.unwrap();
+        let exact = models::load_by(EngineKind::Mistralrs, TINY_RERANKER, Quantization::Float32).await.unwrap();
         let quantized_logits = score_golden(&quantized, &golden).await;
         let exact_logits = score_golden(&exact, &golden).await;
         let distance = |logits: &[PairLogits]| {

@@ -2,7 +2,7 @@
 //!
 //! In a file of its own, so that no other test's threads and memory are counted.
 
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{EngineKind, Quantization};
 use rerank_server::engine::ScoreRequest;
 use rerank_tests::models::{self, TINY_EMBEDDER, TINY_RERANKER};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,15 @@ fn status(field: &str) -> i64 {
 }
 
 async fn one_cycle() {
+    for kind in models::ENGINES {
+        load_score_and_unload(kind).await;
+    }
+}
+
+async fn load_score_and_unload(kind: EngineKind) {
     let cancel = CancellationToken::new();
-    let reranker = models::load(TINY_RERANKER, Quantization::Float32).await.unwrap();
-    let embedder = models::load(TINY_EMBEDDER, Quantization::Float32).await.unwrap();
+    let reranker = models::load_by(kind, TINY_RERANKER, Quantization::Float32).await.unwrap();
+    let embedder = models::load_by(kind, TINY_EMBEDDER, Quantization::Float32).await.unwrap();
     let prompts: Vec<Vec<u32>> = (100..120).map(|length| (0..length).collect()).collect();
     let request = ScoreRequest { prompts: prompts.clone(), shared_prefix_tokens: 0, yes_token: 1, no_token: 2 };
     assert_eq!(reranker.score(request, &cancel).await.unwrap().len(), 20);

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rerank_crds::catalog::Quantization;
-use rerank_server::engine::mistralrs::MistralrsLoader;
 use rerank_server::engine::weights::{self, WeightsError};
 use rerank_server::engine::{EngineError, EngineLoader, ModelRole};
 use rerank_server::prompt::Reading;
@@ -172,14 +171,15 @@ fn weights_that_do_not_fit_their_config_are_refused() {
 async fn a_load_of_a_broken_folder_is_a_weights_error() {
     let copy = Copy::of(RANDOM_TIED);
     fs::write(copy.file("model.safetensors"), b"short").unwrap();
-    let mut spec = models::load_spec(RANDOM_TIED, Quantization::Float32);
-    spec.directory = copy.path().to_owned();
-    let loader = MistralrsLoader::new(false).unwrap();
-    let error = loader.load(spec.clone()).await.unwrap_err();
-    assert!(matches!(error, EngineError::Weights(WeightsError::Damaged { .. })), "{error}");
-    spec.directory = PathBuf::from("/nowhere");
-    let error = loader.load(spec).await.unwrap_err();
-    assert!(matches!(error, EngineError::Weights(WeightsError::MissingFile { .. })), "{error}");
+    for engine in models::ENGINES {
+        let mut spec = models::load_spec(RANDOM_TIED, Quantization::Float32);
+        (spec.engine, spec.directory) = (engine, copy.path().to_owned());
+        let error = models::engines().load(spec.clone()).await.unwrap_err();
+        assert!(matches!(error, EngineError::Weights(WeightsError::Damaged { .. })), "{error}");
+        spec.directory = PathBuf::from("/nowhere");
+        let error = models::engines().load(spec).await.unwrap_err();
+        assert!(matches!(error, EngineError::Weights(WeightsError::MissingFile { .. })), "{error}");
+    }
 }
 
 /// `rope_theta` and transformers 5's `rope_parameters` are two spellings of one model.
@@ -197,15 +197,17 @@ async fn both_spellings_of_the_rotary_base_load_and_score_alike() {
                 config.insert("rope_parameters".to_owned(), json!({"rope_theta": theta, "rope_type": "default"}));
             }
         });
-        let mut spec = models::load_spec(name, Quantization::Float32);
-        spec.directory = copy.path().to_owned();
-        let engine = MistralrsLoader::new(false).unwrap().load(spec).await.unwrap();
-        let prompt = models::rerank_prompt(name, golden.max_length);
-        let pair = &golden.pairs[0];
-        let pairs = prompt.encode(&pair.instruction, &pair.query, &[&pair.document], Reading::default()).unwrap();
-        let logits = engine.score(models::score_request(&prompt, pairs), &CancellationToken::new()).await.unwrap();
-        assert!((f64::from(logits[0].score()) - pair.score).abs() <= 1e-5, "{name}");
-        engine.unload().await.unwrap();
+        for engine in models::ENGINES {
+            let mut spec = models::load_spec(name, Quantization::Float32);
+            (spec.engine, spec.directory) = (engine, copy.path().to_owned());
+            let engine = models::engines().load(spec).await.unwrap();
+            let prompt = models::rerank_prompt(name, golden.max_length);
+            let pair = &golden.pairs[0];
+            let pairs = prompt.encode(&pair.instruction, &pair.query, &[&pair.document], Reading::default()).unwrap();
+            let logits = engine.score(models::score_request(&prompt, pairs), &CancellationToken::new()).await.unwrap();
+            assert!((f64::from(logits[0].score()) - pair.score).abs() <= 1e-5, "{name}");
+            engine.unload().await.unwrap();
+        }
     }
 }
 
@@ -219,9 +221,10 @@ async fn loading_leaves_the_folder_as_it_is() {
         names
     };
     let before = names();
-    let mut spec = models::load_spec(TINY_RERANKER, Quantization::Float32);
-    spec.directory = copy.path().to_owned();
-    let engine = MistralrsLoader::new(false).unwrap().load(spec).await.unwrap();
-    engine.unload().await.unwrap();
-    assert_eq!(names(), before);
+    for engine in models::ENGINES {
+        let mut spec = models::load_spec(TINY_RERANKER, Quantization::Float32);
+        (spec.engine, spec.directory) = (engine, copy.path().to_owned());
+        models::engines().load(spec).await.unwrap().unload().await.unwrap();
+        assert_eq!(names(), before);
+    }
 }

@@ -25,7 +25,7 @@ pub enum Quantization {
 /// Which engine computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EngineKind {
-    /// Packed on CPU where it is built and fits the model, else Mistralrs.
+    /// Packed on CPU where it runs the model, else Mistralrs.
     #[default]
     Auto,
     /// mistral.rs, on GPU or CPU.
@@ -68,6 +68,16 @@ impl EngineKind {
             Self::Auto => "Auto",
             Self::Mistralrs => "Mistralrs",
             Self::Packed => "Packed",
+        }
+    }
+
+    /// The engine that loads a model of the catalogue, all of which are of the Qwen3 family; never `Auto`.
+    #[must_use]
+    pub fn for_the_catalogue(self, device: DeviceKind, quantization: Quantization) -> Self {
+        match (self, device, quantization) {
+            (Self::Mistralrs | Self::Packed, ..) => self,
+            (Self::Auto, DeviceKind::Cuda, _) | (Self::Auto, DeviceKind::Cpu, Quantization::Int8) => Self::Mistralrs,
+            (Self::Auto, DeviceKind::Cpu, _) => Self::Packed,
         }
     }
 }

@@ -10,26 +10,33 @@
 //!   quantised copy of the table. This is why int8 takes more than the guide's nominal figure, and why on a CPU it saves
 //!   nothing over float16 for the 0.6B, whose table is a quarter of its weights.
 //!
-//! `packed`: weights at 4, 2, 2 bytes; int8 is 1 byte a weight and a float32 scale for each output channel, with the embedding
-//! table in 16 bit. Norms and sums are float32. Of the output head only two rows are held.
+//! `packed`: weights at 4, 2, 2 bytes; int8 is 1 byte a weight and a float32 scale for each output channel, with the
+//! embedding table in 16 bit. Norms and sums are float32. Of the output head only two rows are held. Weights of 16
+//! bits are widened layer by layer while a batch runs.
 //!
 //! # What a load takes beyond its weights
 //!
 //! While loading: nothing for plain weights, whose file is mapped, which the kernel takes back under pressure. With
-//! in-situ quantisation on a CPU the linear layers of two layers that wait to be quantised (layers are quantised as they
-//! are read, on four threads at most), or at the end a second copy of the quantised output head, beside the last layer and,
-//! where that is not the embedding table, its source. On a GPU that staging happens in host memory. Loading and computing do not overlap, so
-//! the larger counts.
+//! in-situ quantisation on a CPU the linear layers of two layers that wait to be quantised (layers are quantised as
+//! they are read, on four threads at most), or at the end a second copy of the quantised output head, beside the last
+//! layer and, where that is not the embedding table, its source. On a GPU that staging happens in host memory.
+//! Loading and computing do not overlap, so the larger counts.
 //!
 //! While computing, at the token budget: the vectors of one layer, the attention mask and, on a GPU without
 //! flash-attention, the attention scores of 1,024 queries at a time, the logits of each pair's last position, and keys
-//! and values of every layer (of one layer in `packed`).
+//! and values of every layer.
 //!
-//! On a CPU (`mistralrs`, measured; `make memory` holds it to 10 %): keys and values of a prompt are reserved in steps of 512
-//! tokens. After the prompts it runs one token more, for which it copies them all. So the peak is that of the vectors
-//! while the prompts are read, or that of the second copy and the logits after it. Beside them a matrix product keeps a
-//! copy of its input. Keys and values that are filled with zeros when they are made (those of 16 bits, and small ones,
-//! which come from the allocator's arenas) are there half a time more: each prompt brings its own.
+//! `packed` has its own bound of a batch ([`packed_batch_tokens`]) and goes through a layer in tiles of 1,024 tokens:
+//! it needs the hidden states of a batch, what lies between the products of a tile, the keys and values of the
+//! prompts' common beginning (kept for the next batch up to [`PACKED_KEPT_BYTES`]), and of one layer those of a
+//! prompt longer than a tile.
+//!
+//! On a CPU (`mistralrs`, measured; `make memory` holds it to 10 %): keys and values of a prompt are reserved in
+//! steps of 512 tokens. After the prompts it runs one token more, for which it copies them all. So the peak is that
+//! of the vectors while the prompts are read, or that of the second copy and the logits after it. Beside them a
+//! matrix product keeps a copy of its input. Keys and values that are filled with zeros when they are made (those of
+//! 16 bits, and small ones, which come from the allocator's arenas) are there half a time more: each prompt brings
+//! its own.
 //!
 //! Overhead of a device: [`CUDA_OVERHEAD_BYTES`] or [`CPU_OVERHEAD_BYTES`], the rotary tables, and in host memory the
 //! vocabulary of the tokenizer.
@@ -70,13 +77,31 @@ const PRODUCT_PANEL_BYTES: u64 = 32_000_000;
 /// Queries whose attention scores are computed at a time.
 const ATTENTION_CHUNK_TOKENS: u64 = 1_024;
 
+/// Multiplications of one batch in `packed`, about: ten seconds on two cores.
+const PACKED_BATCH_PRODUCTS: u64 = 2_000_000_000_000;
+
+/// Bounds of the tokens of a batch in `packed`: below, products are slow; above, one request holds up others.
+const PACKED_BATCH_TOKENS: std::ops::RangeInclusive<u64> = 512..=4_096;
+
+/// Tokens of a tile in `packed`.
+const PACKED_TILE_TOKENS: u64 = 1_024;
+
+/// Queries of a block of attention in `packed`, each thread with a block of its own.
+const PACKED_BLOCK_TOKENS: u64 = 128;
+
+/// Threads that are counted on. Each of more takes 4 MB beside them at prompts of 8,192 tokens.
+const PACKED_THREADS: u64 = 8;
+
+/// Keys and values of a common beginning that `packed` keeps from one batch to the next, at most.
+pub const PACKED_KEPT_BYTES: u64 = 64_000_000;
+
 /// Layers that may wait to be quantised during a load.
 const LAYERS_WAITING_FOR_QUANTISATION: u64 = 2;
 
 /// What is to be run, in the numbers that decide its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Which engine computes; `Auto` counts as `Mistralrs`, the larger.
+    /// Which engine computes; `Auto` counts as `Mistralrs`.
     pub engine: EngineKind,
     /// On what.
     pub device: DeviceKind,
@@ -112,8 +137,8 @@ impl MemoryEstimate {
         self.weights_bytes.saturating_add(self.overhead_bytes).saturating_add(self.loading_bytes.max(computing))
     }
 
-    /// Two models on one device at the same time: terms are summed and the device's overhead counts once. Both may compute
-    /// at once; they are loaded one after the other.
+    /// Two models on one device at the same time: terms are summed and the device's overhead counts once. Both may
+    /// compute at once; they are loaded one after the other.
     #[must_use]
     pub fn together_with(&self, other: &Self) -> Self {
         Self {
@@ -133,7 +158,8 @@ pub fn estimate_memory(shape: &ModelShape, workload: &Workload) -> MemoryEstimat
         DeviceKind::Cuda => CUDA_OVERHEAD_BYTES,
         DeviceKind::Cpu => CPU_OVERHEAD_BYTES,
     };
-    let rotary_tables = product([shape.maximum_positions, shape.head_dimension, layout.base_bytes]);
+    let positions = if layout.packed { longest(workload) } else { shape.maximum_positions };
+    let rotary_tables = product([positions, shape.head_dimension, layout.base_bytes]);
     let tokenizer = match workload.device {
         DeviceKind::Cuda => 0,
         DeviceKind::Cpu => shape.vocabulary.saturating_mul(TOKENIZER_BYTES),
@@ -151,6 +177,13 @@ pub fn estimate_memory(shape: &ModelShape, workload: &Workload) -> MemoryEstimat
 pub fn weights_bytes(shape: &ModelShape, engine: EngineKind, device: DeviceKind, quantization: Quantization) -> u64 {
     let workload = Workload { engine, device, quantization, batch_size: 1, token_budget: 1, max_length: 1 };
     Layout::of(&workload).weights(shape)
+}
+
+/// Tokens of one batch in `packed`, whatever the token budget: few enough that a batch takes seconds, so that others
+/// have their turn.
+pub fn packed_batch_tokens(shape: &ModelShape) -> u64 {
+    let weights = sum(shape.layer_matrices().map(Matrix::weights)).saturating_mul(shape.layers).max(1);
+    (PACKED_BATCH_PRODUCTS / weights).clamp(*PACKED_BATCH_TOKENS.start(), *PACKED_BATCH_TOKENS.end())
 }
 
 /// How a linear layer's weights are stored.
@@ -267,15 +300,39 @@ impl Layout {
         }
     }
 
-    /// One document and one head at a time, and no mask.
+    /// Hidden states, one tile, the last rows, scores of one block a thread, and a widened layer.
     fn packed_activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
         let longest = longest(workload);
-        let scores = product([longest, longest.min(ATTENTION_CHUNK_TOKENS), FLOAT32_BYTES]);
-        let logits = match shape.output_head {
-            OutputHead::Absent => 0,
-            OutputHead::Tied | OutputHead::Separate => product([workload.batch_size, 2, FLOAT32_BYTES]),
+        // A prompt above the bound runs alone.
+        let tokens = workload.token_budget.min(packed_batch_tokens(shape)).max(longest);
+        let attention = shape.query_width().saturating_add(shape.key_width().saturating_mul(2));
+        let inner = attention.max(shape.intermediate_size.saturating_mul(2));
+        let states = product([tokens, shape.hidden_size]);
+        let tile = product([tokens.min(PACKED_TILE_TOKENS), shape.hidden_size.saturating_add(inner)]);
+        let last = product([
+            workload.batch_size.min(tokens),
+            shape.query_width().saturating_add(shape.hidden_size.saturating_mul(2)),
+        ]);
+        let scores = product([longest.min(PACKED_BLOCK_TOKENS), longest, PACKED_THREADS]);
+        let widened = match self.linear {
+            LinearStorage::Plain(FLOAT32_BYTES) | LinearStorage::Blocks | LinearStorage::Channels => 0,
+            LinearStorage::Plain(_) => sum(shape.layer_matrices().map(Matrix::weights)),
         };
-        sum([self.vectors(workload, vectors_of_a_part(shape)), scores, logits])
+        sum([states, tile, last, scores, widened]).saturating_mul(FLOAT32_BYTES)
+    }
+
+    /// Of the common beginning, and of a prompt longer than a tile.
+    fn packed_key_values(shape: &ModelShape, workload: &Workload) -> u64 {
+        let longest = longest(workload);
+        let layer = product([longest, 2, shape.key_width(), FLOAT32_BYTES]);
+        let carried = if longest > PACKED_TILE_TOKENS { layer } else { 0 };
+        let beginning = match shape.output_head {
+            OutputHead::Absent => 0,
+            OutputHead::Tied | OutputHead::Separate => {
+                layer.saturating_add(layer.saturating_mul(shape.layers).min(PACKED_KEPT_BYTES))
+            }
+        };
+        carried.saturating_add(beginning)
     }
 
     /// As measured; the counts follow from which tensors the library's layer keeps until it returns.
@@ -343,8 +400,11 @@ impl Layout {
     }
 
     fn key_values(&self, shape: &ModelShape, workload: &Workload) -> u64 {
+        if self.packed {
+            return Self::packed_key_values(shape, workload);
+        }
         let reserved = self.reserved(shape, workload);
-        let generates = workload.device == DeviceKind::Cpu && !self.packed && shape.output_head != OutputHead::Absent;
+        let generates = workload.device == DeviceKind::Cpu && shape.output_head != OutputHead::Absent;
         let piece = product([KEY_VALUE_STEP_TOKENS, shape.key_width(), self.base_bytes]);
         // Large pieces of float32 zeros come from the system, which makes them when they are written to.
         let filled = self.base_bytes < FLOAT32_BYTES || piece < ARENA_PIECE_BYTES;
@@ -355,12 +415,11 @@ impl Layout {
     fn reserved(&self, shape: &ModelShape, workload: &Workload) -> u64 {
         let steps = |tokens: u64| tokens.div_ceil(KEY_VALUE_STEP_TOKENS).saturating_mul(KEY_VALUE_STEP_TOKENS);
         let mut tokens = steps(workload.token_budget);
-        if workload.device == DeviceKind::Cpu && !self.packed {
+        if workload.device == DeviceKind::Cpu {
             // A prompt as long as the budget is run alone, with the token after it.
             tokens = tokens.max(steps(workload.max_length.min(workload.token_budget).saturating_add(1)));
         }
-        let layers = if self.packed { 1 } else { shape.layers };
-        product([tokens, layers, 2, shape.key_width(), self.base_bytes])
+        product([tokens, shape.layers, 2, shape.key_width(), self.base_bytes])
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{ServedModel, ServerConfig};
 use crate::catalog::{
-    DeviceKind, EngineKind, MemoryEstimate, ModelShape, Quantization, Workload, embedding_model, estimate_memory,
-    reranker_model, token_budget,
+    DeviceKind, MemoryEstimate, ModelShape, Quantization, Workload, embedding_model, estimate_memory, reranker_model,
+    token_budget,
 };
 
 /// Texts that the embedder reads together.
@@ -79,8 +79,7 @@ impl ServerConfig {
         quantization: Quantization,
         (batch_size, token_budget, max_length): (i32, i32, i32),
     ) -> MemoryEstimate {
-        // What the server will choose for `Auto` depends on its build; the larger counts.
-        let engine = if self.engine == EngineKind::Packed { EngineKind::Packed } else { EngineKind::Mistralrs };
+        let engine = self.engine.for_the_catalogue(device, quantization);
         let wide = |number: i32| u64::try_from(number).unwrap_or(0);
         let workload = Workload {
             engine,

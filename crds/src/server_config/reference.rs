@@ -119,7 +119,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     ("listen.tls.keyFile", "PEM file of the certificate's key, together with `certificateFile`"),
     ("listen.controlAddress", "Address and port of probes, metrics and model states; not that of the API"),
-    ("engine", "Which engine computes: Auto, Mistralrs, Packed (not in this build yet)"),
+    (
+        "engine",
+        "Which engine computes: Auto (Packed on a CPU where it runs the model, else Mistralrs), Mistralrs, Packed (the Qwen3 family on a CPU)",
+    ),
     (
         "embedding.model",
         "Model that indexed the collections, as `name` or `organisation/name`; required with `vectorStore`",

@@ -232,13 +232,18 @@ fn selected(plan: &Plan) -> Option<SelectedReranker> {
     let selection = plan.selection.as_ref()?;
     let config = &plan.config;
     let served = ServedModel { model: selection.model.clone(), quantization: config.reranker.quantization };
+    // Of a model that the catalogue does not know, the server decides when it has read its configuration.
+    let engine = match &plan.footprint {
+        Ok(_) => config.engine.for_the_catalogue(plan.device, config.reranker.quantization),
+        Err(_) => config.engine,
+    };
     let estimate =
         plan.footprint.as_ref().ok().and_then(|footprint| i64::try_from(footprint.memory.total_bytes()).ok());
     Some(SelectedReranker {
         model: selection.model.clone(),
         revision: config.reranker.revision.clone(),
         quantization: config.reranker.quantization,
-        engine: config.engine.as_str().to_owned(),
+        engine: engine.as_str().to_owned(),
         selection_reason: selection.reason.as_str().to_owned(),
         batch_size: config.batch_size(&served),
         token_budget: config.token_budget(&served, plan.device),

@@ -1,4 +1,5 @@
-//! An error after which the device answers no call any more: only a new process helps. Told once, by whoever sees it first.
+//! An error after which the device answers no call any more: only a new process helps. Told once, by whoever sees it
+//! first.
 
 use std::sync::{Arc, OnceLock};
 

@@ -131,13 +131,13 @@ fn machine_level(text: &str) -> Option<Level> {
     Some(Level { limit: kilobytes("MemTotal:")? * 1024, free: kilobytes("MemAvailable:")? * 1024 })
 }
 
-/// Largest piece of memory that the C library takes from its arenas; larger ones it takes from the system and hands back
-/// as soon as they are freed.
-#[cfg(all(feature = "mistralrs", target_os = "linux", target_env = "gnu"))]
+/// Largest piece of memory that the C library takes from its arenas; larger ones it takes from the system and hands
+/// back as soon as they are freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 const LARGEST_ARENA_PIECE: libc::c_int = 1 << 20;
 
 /// Free memory at an arena's end above which it goes back to the system.
-#[cfg(all(feature = "mistralrs", target_os = "linux", target_env = "gnu"))]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_FREE_BYTES: libc::c_int = 2 << 20;
 
 /// Makes the C library keep little of what is freed, so that a process holds about what a model was predicted to take.
@@ -146,7 +146,6 @@ const KEPT_FREE_BYTES: libc::c_int = 2 << 20;
 ///   arena keeps fragments that cannot be handed back: some hundred kilobytes for each load.
 /// - Large pieces come from the system: by its own rule the limit grows to 32 MB, below which freed weights and vectors
 ///   of a batch leave holes in the arenas, a quarter of the predicted memory and growing with the first requests.
-#[cfg(feature = "mistralrs")]
 pub(crate) fn keep_little_of_what_is_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -3,7 +3,6 @@
 //! | file | owns |
 //! |---|---|
 //! | `loading` | a model's folder -> a running mistral.rs engine |
-//! | `batches` | which prompts go together (pure) |
 //! | `channel` | one batch over to the engine's thread, and back |
 //! | `scoring`, `embedding` | one batch: requests, answers |
 //! | `running` | turns, cancellation, death, unloading |
@@ -36,13 +35,13 @@ use rerank_crds::catalog::Quantization;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::batches::Bounds;
 use super::fatal::FatalSignal;
 use super::heart::Pulse;
+use super::inputs::Inputs;
 use super::memory::{self, MemoryFiles};
-use super::weights::ModelConfig;
 use super::{DeviceMemory, Engine, EngineError, EngineLoader, LoadSpec, ModelRole, PairLogits, ScoreRequest};
 
-mod batches;
 mod channel;
 mod embedding;
 mod faults;
@@ -52,7 +51,6 @@ mod scoring;
 mod throughput_logger;
 mod tokenizer;
 
-use batches::Bounds;
 use running::RunningEngine;
 pub(crate) use throughput_logger::end_throughput_loggers;
 
@@ -66,8 +64,8 @@ pub struct MistralrsLoader {
 }
 
 impl MistralrsLoader {
-    /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it off
-    /// where logs are read by machines.
+    /// Chooses the device. `show_progress`: progress bars on stderr while weights are read, for a terminal; leave it
+    /// off where logs are read by machines.
     pub fn new(show_progress: bool) -> Result<Self, EngineError> {
         memory::keep_little_of_what_is_freed();
         let device = Device::cuda_if_available(0)
@@ -110,7 +108,7 @@ impl EngineLoader for MistralrsLoader {
             }
         })?;
         Ok(Arc::new(MistralrsEngine {
-            role,
+            inputs: Inputs::new(role, &loaded.config),
             bounds: Bounds {
                 prompts,
                 tokens,
@@ -118,7 +116,6 @@ impl EngineLoader for MistralrsLoader {
                 further: usize::from(role == ModelRole::Reranker && !loaded.paged),
                 equal_lengths: role == ModelRole::Embedder || !loaded.paged,
             },
-            config: loaded.config.clone(),
             running: RunningEngine::new(loaded, self.fatal.clone()),
         }))
     }
@@ -141,51 +138,13 @@ impl EngineLoader for MistralrsLoader {
     fn fatal(&self) -> &FatalSignal {
         &self.fatal
     }
-
-    fn name(&self) -> &'static str {
-        "mistralrs"
-    }
 }
 
 /// One model that mistral.rs runs.
 struct MistralrsEngine {
-    role: ModelRole,
+    inputs: Inputs,
     bounds: Bounds,
-    config: ModelConfig,
     running: RunningEngine,
-}
-
-impl MistralrsEngine {
-    /// Refuses what the library would answer with a panic or a puzzling text.
-    fn check(&self, role: ModelRole, inputs: &[Vec<u32>]) -> Result<(), EngineError> {
-        if self.role != role {
-            return Err(unsupported(format!("the model was loaded as {:?} and cannot serve as {role:?}", self.role)));
-        }
-        for (index, input) in inputs.iter().enumerate() {
-            if input.is_empty() {
-                return Err(unsupported(format!("input {index} has no tokens; at least one is needed")));
-            }
-            if input.len() > self.config.maximum_positions {
-                return Err(unsupported(format!(
-                    "input {index} has {} tokens, the model reads {} at most; set maxLength to that",
-                    input.len(),
-                    self.config.maximum_positions
-                )));
-            }
-            self.check_tokens(input)?;
-        }
-        Ok(())
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        match tokens.iter().find(|token| **token as usize >= self.config.vocabulary_size) {
-            None => Ok(()),
-            Some(token) => Err(unsupported(format!(
-                "token {token} is outside the model's vocabulary of {}; tokenizer.json is of another model",
-                self.config.vocabulary_size
-            ))),
-        }
-    }
 }
 
 #[async_trait]
@@ -195,8 +154,7 @@ impl Engine for MistralrsEngine {
     }
 
     async fn score(&self, request: ScoreRequest, cancel: &CancellationToken) -> Result<Vec<PairLogits>, EngineError> {
-        self.check(ModelRole::Reranker, &request.prompts)?;
-        self.check_tokens(&[request.yes_token, request.no_token])?;
+        self.inputs.check_pairs(&request)?;
         let lengths: Vec<usize> = request.prompts.iter().map(Vec::len).collect();
         let plan = self.bounds.plan(&lengths);
         let tokens = scoring::AnswerTokens { yes: request.yes_token, no: request.no_token };
@@ -208,7 +166,7 @@ impl Engine for MistralrsEngine {
     }
 
     async fn embed(&self, texts: Vec<Vec<u32>>, cancel: &CancellationToken) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(ModelRole::Embedder, &texts)?;
+        self.inputs.check_texts(&texts)?;
         let texts: Vec<Vec<u32>> = texts.into_iter().map(embedding::at_least_two_tokens).collect();
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
         let plan = self.bounds.plan(&lengths);
@@ -232,15 +190,10 @@ impl fmt::Debug for MistralrsEngine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("MistralrsEngine")
-            .field("role", &self.role)
-            .field("architecture", &self.config.architecture)
+            .field("inputs", &self.inputs)
             .field("dead", &self.is_dead())
             .finish_non_exhaustive()
     }
-}
-
-fn unsupported(message: String) -> EngineError {
-    EngineError::Unsupported { message }
 }
 
 /// Names of the quantizations that run on CPU.

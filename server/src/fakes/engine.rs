@@ -247,10 +247,6 @@ impl EngineLoader for FakeLoader {
     fn fatal(&self) -> &FatalSignal {
         &self.controls.fatal
     }
-
-    fn name(&self) -> &'static str {
-        "fake"
-    }
 }
 
 #[derive(Debug)]

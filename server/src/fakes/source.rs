@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use rerank_crds::catalog::{Prompt, Quantization, Scoring};
+use rerank_crds::catalog::{EngineKind, Prompt, Quantization, Scoring};
 
 use super::engine::EngineControls;
 use super::tokenizer::text_encoder;
@@ -114,6 +114,7 @@ impl ModelSource for FakeSource {
         }
         Ok(ModelPlan {
             spec: LoadSpec {
+                engine: EngineKind::Packed,
                 model: key.model.clone(),
                 directory: PathBuf::new(),
                 role: key.role,

@@ -39,6 +39,9 @@ pub enum SourceError {
     /// Its folder cannot be used.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The configured engine does not run it; why, and what would do.
+    #[error("{0}")]
+    Engine(String),
     /// It cannot be downloaded.
     #[error(transparent)]
     Hub(#[from] HubError),

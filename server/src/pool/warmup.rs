@@ -41,7 +41,8 @@ pub(super) fn largest_batch(input: &ModelInput, spec: &LoadSpec) -> Result<Batch
             let pairs = pairs_that_fit(batch_size, spec.token_budget, prompt_tokens.len());
             Ok(Batch::Score(ScoreRequest {
                 prompts: vec![prompt_tokens; pairs],
-                shared_prefix_tokens: one.shared_prefix_tokens,
+                // All of them are one and the same: counted as shared, most of the batch would not be computed.
+                shared_prefix_tokens: 0,
                 yes_token: prompt.yes_token,
                 no_token: prompt.no_token,
             }))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rerank_crds::ServerConfig;
+use rerank_crds::catalog::EngineKind;
 
 use super::{Check, Report, Severity};
 use crate::access::ApiKeys;
@@ -11,7 +12,7 @@ use crate::chain::describe;
 use crate::engine::{EngineLoader, ModelRole};
 use crate::http::tls::TlsIdentity;
 use crate::models::ConfiguredModels;
-use crate::pool::{ModelKey, ModelSource};
+use crate::pool::{ModelKey, ModelSource, SourceError};
 use crate::store::{CollectionSpec, Store, StoreError};
 use crate::wiring;
 
@@ -64,10 +65,10 @@ struct Described {
 
 /// Checks every model that may be loaded. Answers the length of the embedder's vectors, where it can be read.
 async fn check_models(config: &Arc<ServerConfig>, report: &mut Report) -> Option<usize> {
-    let loader = match wiring::engine_loader(config, false) {
+    let loader = match wiring::engine_loader(false) {
         Ok(loader) => loader,
         Err(error) => {
-            report.find(Check::Memory, Severity::Error, "engine", describe(&error));
+            report.find(Check::Engine, Severity::Error, "engine", describe(&error));
             return None;
         }
     };
@@ -139,11 +140,17 @@ fn check_model(models: &ConfiguredModels, key: &ModelKey, report: &mut Report) -
     let plan = match models.describe(key) {
         Ok(plan) => plan,
         Err(error) => {
-            report.find(Check::Weights, Severity::Error, subject, describe(&error));
+            let check = if matches!(error, SourceError::Engine(_)) { Check::Engine } else { Check::Weights };
+            report.find(check, Severity::Error, subject, describe(&error));
             return None;
         }
     };
     report.pass(Check::Weights, format!("{subject}: {}", plan.spec.directory.display()));
+    let engine = match plan.spec.engine {
+        EngineKind::Packed => format!("Packed on a CPU, {}", rerank_packed::instructions()),
+        other => other.to_string(),
+    };
+    report.pass(Check::Engine, format!("{subject}: {engine}"));
     if let Err(error) = models.verify(key, &plan) {
         report.find(Check::Weights, Severity::Error, subject.clone(), describe(&error));
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rerank_crds::catalog::{DeviceKind, EngineKind};
+use rerank_crds::catalog::DeviceKind;
 
 use super::{Failure, log_as_configured, read_config};
 use crate::args::{DownloadArguments, ExitCode};
@@ -36,7 +36,7 @@ async fn download(config: &Path, log: &crate::args::LogArguments) -> Result<(), 
     log_as_configured(&config, log, None)?;
     let served = ServedModels::from_config(&config);
     // Neither device nor engine matters to what is fetched.
-    let models = ConfiguredModels::new(config, DeviceKind::Cpu, EngineKind::Mistralrs).map_err(anyhow::Error::from)?;
+    let models = ConfiguredModels::new(config, DeviceKind::Cpu).map_err(anyhow::Error::from)?;
     // Two roles of one model are one download.
     for key in served.embedder().into_iter().chain(served.deployed_reranker()) {
         let (checked, asked) = (std::sync::Arc::clone(&models), key.clone());

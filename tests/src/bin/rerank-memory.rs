@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rerank_crds::catalog::Quantization;
+use rerank_crds::catalog::{EngineKind, Quantization};
 use rerank_server::engine::ModelRole;
 use rerank_tests::http::{ServerProcess, StartOptions};
 use rerank_tests::process::{self, Watch};
@@ -27,6 +27,7 @@ const STEP_TOKENS: usize = 512;
 
 /// One measurement.
 struct Row {
+    engine: EngineKind,
     name: &'static str,
     shape: Shape,
     quantization: Quantization,
@@ -48,8 +49,10 @@ const SMALL: Shape = Shape {
 const MIDDLE: Shape = Shape { layers: 12, hidden: 768, intermediate: 2_304, heads: 12, key_value_heads: 4, ..SMALL };
 const WIDE: Shape = Shape { layers: 6, vocabulary: 151_669, positions: 40_960, ..SHAPE_0_6B };
 
-fn rows() -> [Row; 6] {
-    let row = |name, shape, quantization, batch_size, token_budget, max_length| Row {
+fn rows() -> [Row; 10] {
+    use EngineKind::{Mistralrs, Packed};
+    let row = |engine, name, shape, quantization, batch_size, token_budget, max_length| Row {
+        engine,
         name,
         shape,
         quantization,
@@ -58,12 +61,16 @@ fn rows() -> [Row; 6] {
         max_length,
     };
     [
-        row("small", SMALL, Quantization::Float32, 16, 4_096, 2_048),
-        row("middle", MIDDLE, Quantization::Float16, 32, 4_096, 1_024),
-        row("middle", MIDDLE, Quantization::Int8, 16, 1_024, 512),
-        row("wide", WIDE, Quantization::Float32, 64, 4_096, 512),
-        row("wide", WIDE, Quantization::Int8, 8, 512, 256),
-        row("0.6b", SHAPE_0_6B, Quantization::Float16, 8, 1_024, 512),
+        row(Mistralrs, "small", SMALL, Quantization::Float32, 16, 4_096, 2_048),
+        row(Mistralrs, "middle", MIDDLE, Quantization::Float16, 32, 4_096, 1_024),
+        row(Mistralrs, "middle", MIDDLE, Quantization::Int8, 16, 1_024, 512),
+        row(Mistralrs, "wide", WIDE, Quantization::Float32, 64, 4_096, 512),
+        row(Mistralrs, "wide", WIDE, Quantization::Int8, 8, 512, 256),
+        row(Mistralrs, "0.6b", SHAPE_0_6B, Quantization::Float16, 8, 1_024, 512),
+        row(Packed, "small", SMALL, Quantization::Float32, 16, 4_096, 2_048),
+        row(Packed, "middle", MIDDLE, Quantization::Float16, 32, 4_096, 1_024),
+        row(Packed, "wide", WIDE, Quantization::Float32, 64, 4_096, 512),
+        row(Packed, "0.6b", SHAPE_0_6B, Quantization::Float32, 32, 16_384, 512),
     ]
 }
 
@@ -81,16 +88,16 @@ struct Outcome {
 #[tokio::main]
 async fn main() -> Result<()> {
     let only = std::env::args().nth(1);
-    println!("Memory of a load, in MB (10^6 bytes): real server, mistral.rs on CPU, random weights.");
+    println!("Memory of a load, in MB (10^6 bytes): real server on CPU, random weights.");
     println!("peak: own memory above that before the load; file: mapped page cache, which the kernel takes back.\n");
     println!(
-        "{:<8} {:<9} {:>6} {:>7} {:>7} {:>10} {:>9} {:>7} {:>7} {:>7}",
-        "shape", "held as", "pairs", "budget", "longest", "predicted", "peak", "ratio", "file", "left"
+        "{:<9} {:<8} {:<9} {:>6} {:>7} {:>7} {:>10} {:>9} {:>7} {:>7} {:>7}",
+        "engine", "shape", "held as", "pairs", "budget", "longest", "predicted", "peak", "ratio", "file", "left"
     );
     let mut broken = Vec::new();
     for row in rows() {
         let quantization = format!("{:?}", row.quantization).to_lowercase();
-        let name = format!("{}-{quantization}", row.name);
+        let name = format!("{}-{}-{quantization}", row.engine, row.name).to_lowercase();
         if only.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
@@ -99,7 +106,8 @@ async fn main() -> Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "bytes of memory are exact in a double")]
         let (ratio, megabytes) = (predicted as f64 / peak as f64, |bytes: u64| bytes as f64 / 1e6);
         println!(
-            "{:<8} {quantization:<9} {:>6} {:>7} {:>7} {:>10.1} {:>9.1} {ratio:>7.3} {:>7.1} {:>7.1}",
+            "{:<9} {:<8} {quantization:<9} {:>6} {:>7} {:>7} {:>10.1} {:>9.1} {ratio:>7.3} {:>7.1} {:>7.1}",
+            row.engine.as_str(),
             row.name,
             row.batch_size,
             row.token_budget,
@@ -128,9 +136,10 @@ async fn main() -> Result<()> {
 async fn measure(row: &Row, quantization: &str) -> Result<Outcome> {
     let models = random_model::folder();
     random_model::make(&models.join(row.name), &row.shape, ModelRole::Reranker)?;
-    let Row { name, batch_size, token_budget, max_length, .. } = row;
+    let Row { engine, name, batch_size, token_budget, max_length, .. } = row;
     let config = format!(
-        "reranker: {{model: {name}, quantization: {quantization}, batchSize: {batch_size}, tokenBudget: {token_budget}, \
+        "engine: {engine}\n\
+         reranker: {{model: {name}, quantization: {quantization}, batchSize: {batch_size}, tokenBudget: {token_budget}, \
          maxLength: {max_length}, selfTest: Off}}\n\
          lifecycle: {{unloadTimeoutSeconds: 0}}\n\
          timeouts: {{requestSeconds: 1200, rerankSeconds: 1200}}\n\
@@ -150,11 +159,13 @@ async fn measure(row: &Row, quantization: &str) -> Result<Outcome> {
     let predicted = api.wait_ready(&server).await?;
     // The warm-up fills the batch by pairs. These fill it by the longest document, and by tokens: keys and values are
     // reserved in steps, and one token is run after each prompt.
-    let template = api.rerank(1, 1).await? - 1;
+    let template = api.rerank(1, 1, 1).await? - 2;
     for tokens in [*max_length, max_length - 1, STEP_TOKENS - 1] {
         let pairs = token_budget / (tokens + 1).next_multiple_of(STEP_TOKENS);
-        api.rerank(tokens - template, pairs.clamp(1, *batch_size)).await?;
+        api.rerank(1, tokens - template - 1, pairs.clamp(1, *batch_size)).await?;
     }
+    // And this by what the prompts share; a query may be half of a prompt.
+    api.rerank(max_length / 2 - 64, 16, (token_budget / max_length).clamp(1, *batch_size)).await?;
     let peaks = watch.stop()?;
 
     api.post("/v1/models/unload", json!({"model": name})).await?;
@@ -184,11 +195,11 @@ impl Api {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Scores documents of so many words, each a token. Answers the tokens of all prompts.
-    async fn rerank(&self, words: usize, documents: usize) -> Result<usize> {
-        let documents = vec!["word ".repeat(words); documents];
-        let body =
-            json!({"query": "which document answers the question", "documents": documents, "return_documents": false});
+    /// Scores documents of so many words against a query of so many, each a token. Answers the tokens of all prompts.
+    async fn rerank(&self, of_query: usize, of_each: usize, documents: usize) -> Result<usize> {
+        let documents = vec!["word ".repeat(of_each); documents];
+        let query = "word ".repeat(of_query);
+        let body = json!({"query": query, "documents": documents, "return_documents": false});
         let answer = self.post("/v1/rerank", body).await?;
         Ok(usize::try_from(answer["usage"]["prompt_tokens"].as_u64().context("no usage")?)?)
     }

@@ -194,11 +194,12 @@ fn absurd_numbers_saturate_instead_of_wrapping() {
     assert_eq!(estimate_memory(&shape, &workload).total_bytes(), huge);
 }
 
-/// A row of `make memory`: shape, quantisation, pairs, token budget, longest prompt, and the measured peak in MB.
-type Measured = (ModelShape, Quantization, u64, u64, u64, u64);
+/// A row of `make memory`: engine, shape, quantisation, pairs, token budget, longest prompt, and the measured peak in MB.
+type Measured = (EngineKind, ModelShape, Quantization, u64, u64, u64, u64);
 
 /// What `make memory` measured last, which cannot be run in every test: what is predicted must stay true to it.
-fn measured() -> [Measured; 6] {
+fn measured() -> [Measured; 9] {
+    use EngineKind::{Mistralrs, Packed};
     let small = ModelShape {
         layers: 6,
         hidden_size: 512,
@@ -214,25 +215,48 @@ fn measured() -> [Measured; 6] {
     let whole = RERANKERS[0].shape;
     let wide = ModelShape { layers: 6, ..whole };
     [
-        (small, Quantization::Float32, 16, 4_096, 2_048, 380),
-        (middle, Quantization::Float16, 32, 4_096, 1_024, 425),
-        (middle, Quantization::Int8, 16, 1_024, 512, 324),
-        (wide, Quantization::Float32, 64, 4_096, 512, 1_632),
-        (wide, Quantization::Int8, 8, 512, 256, 1_161),
-        (whole, Quantization::Float16, 8, 1_024, 512, 1_572),
+        (Mistralrs, small, Quantization::Float32, 16, 4_096, 2_048, 380),
+        (Mistralrs, middle, Quantization::Float16, 32, 4_096, 1_024, 425),
+        (Mistralrs, middle, Quantization::Int8, 16, 1_024, 512, 324),
+        (Mistralrs, wide, Quantization::Float32, 64, 4_096, 512, 1_632),
+        (Mistralrs, wide, Quantization::Int8, 8, 512, 256, 1_161),
+        (Mistralrs, whole, Quantization::Float16, 8, 1_024, 512, 1_572),
+        (Packed, middle, Quantization::Float16, 32, 4_096, 1_024, 343),
+        (Packed, wide, Quantization::Float32, 64, 4_096, 512, 1_119),
+        (Packed, whole, Quantization::Float32, 32, 16_384, 512, 2_473),
     ]
 }
 
 #[test]
 fn predictions_on_a_cpu_are_at_most_a_tenth_above_what_was_measured_and_never_below() {
-    for (shape, quantization, batch_size, token_budget, max_length, megabytes) in measured() {
-        let workload = Workload { batch_size, token_budget, max_length, ..workload(DeviceKind::Cpu, quantization) };
+    for (engine, shape, quantization, batch_size, token_budget, max_length, megabytes) in measured() {
+        let workload =
+            Workload { engine, batch_size, token_budget, max_length, ..workload(DeviceKind::Cpu, quantization) };
         let (predicted, peak) = (estimate_memory(&shape, &workload).total_bytes(), megabytes * 1_000_000);
         assert!(
             (peak..=peak * 11 / 10).contains(&predicted),
             "{quantization}, budget {token_budget}: {predicted} predicted, {peak} measured"
         );
     }
+}
+
+#[test]
+fn packed_has_its_own_bound_of_a_batch_and_needs_no_more_with_a_larger_budget() {
+    let total = |token_budget| {
+        let workload = Workload {
+            engine: EngineKind::Packed,
+            token_budget,
+            max_length: 512,
+            ..workload(DeviceKind::Cpu, Quantization::Float32)
+        };
+        estimate_memory(&RERANKERS[0].shape, &workload).total_bytes()
+    };
+    assert_eq!(packed_batch_tokens(&RERANKERS[0].shape), 4_096);
+    assert!(packed_batch_tokens(&RERANKERS.last().unwrap().shape) < 1_000, "seconds, whatever the model");
+    assert!(total(512) < total(4_096));
+    assert_eq!(total(4_096), total(1 << 20));
+    let weights = weights_bytes(&RERANKERS[0].shape, EngineKind::Packed, DeviceKind::Cpu, Quantization::Float32);
+    assert!(total(16_384) < weights + 400_000_000, "{}", total(16_384) - weights);
 }
 
 #[test]

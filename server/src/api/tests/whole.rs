@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use rerank_crds::ServerConfig;
-use rerank_crds::catalog::{DeviceKind, EngineKind};
+use rerank_crds::catalog::DeviceKind;
 use rerank_crds::server_config::{Collection, Embedded, SelfTest, VectorStore};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -60,7 +60,7 @@ impl WholeApi {
             pool: Arc::clone(&pool),
             metrics: Arc::clone(&metrics),
         }));
-        let models = ConfiguredModels::new(Arc::clone(&config), DeviceKind::Cpu, EngineKind::Mistralrs);
+        let models = ConfiguredModels::new(Arc::clone(&config), DeviceKind::Cpu);
         let documents = usize::try_from(config.api.limits.documents).unwrap();
         let parts = Parts {
             config,

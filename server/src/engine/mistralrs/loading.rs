@@ -23,9 +23,9 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::Sender;
 
 use super::faults::Fault;
-use super::{cpu_quantizations, throughput_logger, tokenizer, unsupported};
+use super::{cpu_quantizations, throughput_logger, tokenizer};
 use crate::engine::weights::{self, ModelConfig, WeightsInfo};
-use crate::engine::{EngineError, LoadSpec, ModelRole, memory};
+use crate::engine::{EngineError, LoadSpec, ModelRole, memory, unsupported};
 
 /// Without paged attention the library reserves keys and values of each prompt in steps of so many tokens.
 const RESERVED_TOKENS: usize = 512;

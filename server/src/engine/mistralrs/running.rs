@@ -8,20 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mistralrs_core::{MistralRs, Pipeline, Request};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::channel::EngineChannel;
 use super::faults::Fault;
 use super::loading::LoadedModel;
+use crate::engine::batches::Answers;
 use crate::engine::fatal::FatalSignal;
 use crate::engine::heart::{Heart, Pulse};
+use crate::engine::turn::{Turn, UNLOAD_WAIT};
 use crate::engine::{EngineError, memory};
 
-/// Longest wait for the batch under way and for the engine's threads when a model is unloaded.
-const UNLOAD_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
 
 /// What holds the model's memory. Gone after unloading.
@@ -33,8 +33,7 @@ struct Held {
 /// A running engine.
 pub(super) struct RunningEngine {
     requests: Sender<Request>,
-    /// One batch at a time, first come first served: requests take turns batch by batch.
-    turn: Arc<Semaphore>,
+    turn: Turn,
     /// Set once, when the engine's thread or the device is gone. The library would start a new thread on the same
     /// pipeline; here the owner decides, so its sender is taken once and used to the end.
     dead: Arc<AtomicBool>,
@@ -47,7 +46,7 @@ impl RunningEngine {
     pub(super) fn new(loaded: LoadedModel, fatal: FatalSignal) -> Self {
         Self {
             requests: loaded.requests,
-            turn: Arc::new(Semaphore::new(1)),
+            turn: Turn::default(),
             dead: Arc::default(),
             fatal,
             heart: Arc::default(),
@@ -75,27 +74,13 @@ impl RunningEngine {
         T: Send + 'static,
         F: Future<Output = Result<Vec<T>, Fault>> + Send + 'static,
     {
-        let mut inputs: Vec<Option<Vec<u32>>> = inputs.into_iter().map(Some).collect();
-        let mut answers: Vec<Option<T>> = inputs.iter().map(|_| None).collect();
+        let mut answers = Answers::to(inputs);
         for batch in plan {
-            let prompts = batch.iter().filter_map(|index| inputs.get_mut(*index)?.take()).collect();
+            let prompts = answers.take(&batch);
             let turn = self.turn(cancel).await?;
-            let results = self.run_one(turn, run(self.channel(), prompts), cancel).await;
-            let results = results.map_err(|error| match error {
-                EngineError::NotFinite { index } => {
-                    EngineError::NotFinite { index: batch.get(index).copied().unwrap_or(index) }
-                }
-                other => other,
-            })?;
-            for (index, result) in batch.into_iter().zip(results) {
-                if let Some(answer) = answers.get_mut(index) {
-                    *answer = Some(result);
-                }
-            }
+            answers.put(&batch, self.run_one(turn, run(self.channel(), prompts), cancel).await)?;
         }
-        answers.into_iter().collect::<Option<_>>().ok_or_else(|| EngineError::Failed {
-            message: "the engine answered fewer inputs than it was given".to_owned(),
-        })
+        answers.all()
     }
 
     fn channel(&self) -> EngineChannel {
@@ -104,12 +89,7 @@ impl RunningEngine {
     }
 
     async fn turn(&self, cancel: &CancellationToken) -> Result<OwnedSemaphorePermit, EngineError> {
-        let turn = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return Err(EngineError::Cancelled),
-            turn = self.turn.clone().acquire_owned() => turn,
-        };
-        let turn = turn.map_err(|_| EngineError::Failed { message: "the model is unloaded".to_owned() })?;
+        let turn = self.turn.take(cancel).await?;
         if self.is_dead() {
             return Err(Fault::engine_gone().into_error());
         }
@@ -159,10 +139,7 @@ impl RunningEngine {
         let Some(Held { engine, pipeline }) = self.held.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        // The last batch may belong to a client who left. Should it hang, the end is asked for all the same.
-        let last_batch = timeout(UNLOAD_WAIT, self.turn.acquire()).await;
-        self.turn.close();
-        drop(last_batch);
+        self.turn.end().await;
         let _ = self.requests.try_send(Request::Terminate);
         drop(engine);
         let deadline = Instant::now() + UNLOAD_WAIT;
@@ -193,7 +170,8 @@ mod tests {
     use std::future::{Ready, ready};
     use std::sync::atomic::AtomicUsize;
 
-    use tokio::sync::mpsc;
+    use tokio::sync::{Semaphore, mpsc};
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -202,7 +180,7 @@ mod tests {
         let (requests, _) = mpsc::channel(1);
         RunningEngine {
             requests,
-            turn: Arc::new(Semaphore::new(1)),
+            turn: Turn::default(),
             dead: Arc::default(),
             fatal: FatalSignal::default(),
             heart: Arc::default(),
@@ -335,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn cancelling_returns_at_once_also_while_another_has_the_turn() {
         let engine = running();
-        let _held = engine.turn.clone().acquire_owned().await.unwrap();
+        let _held = engine.turn.take(&CancellationToken::new()).await.unwrap();
         let cancel = CancellationToken::new();
         let waiting = engine.run_batches(inputs(1), vec![vec![0]], &cancel, |_, batch| first_tokens(batch));
         let (result, ()) = tokio::join!(waiting, async {

@@ -1,5 +1,6 @@
 //! `config.json`: the numbers that memory and loading need, and the form that engines read. Pure.
 
+use rerank_crds::catalog::{ModelShape, OutputHead};
 use serde_json::{Map, Value, json};
 
 use super::WeightsError;
@@ -92,6 +93,28 @@ impl ModelConfig {
             maximum_positions: number("max_position_embeddings")?,
             dtype: config["dtype"].as_str().or(config["torch_dtype"].as_str()).map(str::to_owned),
         })
+    }
+}
+
+impl ModelConfig {
+    /// The numbers that decide its memory, in that role.
+    pub fn shape(&self, role: ModelRole) -> ModelShape {
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        ModelShape {
+            layers: count(self.layers),
+            hidden_size: count(self.hidden_size),
+            intermediate_size: count(self.intermediate_size),
+            attention_heads: count(self.attention_heads),
+            key_value_heads: count(self.key_value_heads),
+            head_dimension: count(self.head_dimension),
+            vocabulary: count(self.vocabulary_size),
+            maximum_positions: count(self.maximum_positions),
+            output_head: match (role, self.tied_embeddings) {
+                (ModelRole::Embedder, _) => OutputHead::Absent,
+                (ModelRole::Reranker, true) => OutputHead::Tied,
+                (ModelRole::Reranker, false) => OutputHead::Separate,
+            },
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use rerank_crds::catalog::{DeviceKind, EngineKind};
+use rerank_crds::catalog::DeviceKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -41,7 +41,7 @@ fn parts(config: &Arc<ServerConfig>, metrics: &Arc<Metrics>) -> (Parts, Arc<Engi
         pool: Arc::clone(&pool),
         metrics: Arc::clone(metrics),
     }));
-    let models = ConfiguredModels::new(Arc::clone(config), DeviceKind::Cpu, EngineKind::Mistralrs).unwrap();
+    let models = ConfiguredModels::new(Arc::clone(config), DeviceKind::Cpu).unwrap();
     (Parts { config: Arc::clone(config), searcher, pool, models, loader, store: None }, controls)
 }
 

@@ -1,7 +1,9 @@
-//! Which prompts go together. Pure.
+//! Which prompts go together, and how one request's batches become its answer. Pure.
 //!
 //! A plan is a list of batches, each a list of positions in the request. Prompts are taken in order of their length, so
-//! that equal lengths, which alone run in one pass, meet in one batch.
+//! that equal lengths, which in some engines alone run in one pass, meet in one batch.
+
+use super::EngineError;
 
 /// Bounds of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,48 @@ impl Bounds {
             previous = length;
         }
         batches
+    }
+}
+
+/// One request on its way through its batches.
+#[derive(Debug)]
+pub(super) struct Answers<T> {
+    inputs: Vec<Option<Vec<u32>>>,
+    answers: Vec<Option<T>>,
+}
+
+impl<T> Answers<T> {
+    /// To all inputs, of which none is answered yet.
+    pub(super) fn to(inputs: Vec<Vec<u32>>) -> Self {
+        Self { answers: inputs.iter().map(|_| None).collect(), inputs: inputs.into_iter().map(Some).collect() }
+    }
+
+    /// Inputs of a batch.
+    pub(super) fn take(&mut self, batch: &[usize]) -> Vec<Vec<u32>> {
+        batch.iter().filter_map(|index| self.inputs.get_mut(*index)?.take()).collect()
+    }
+
+    /// What came of a batch. An error names its input's place in the request.
+    pub(super) fn put(&mut self, batch: &[usize], results: Result<Vec<T>, EngineError>) -> Result<(), EngineError> {
+        let results = results.map_err(|error| match error {
+            EngineError::NotFinite { index } => {
+                EngineError::NotFinite { index: batch.get(index).copied().unwrap_or(index) }
+            }
+            other => other,
+        })?;
+        for (index, result) in batch.iter().zip(results) {
+            if let Some(answer) = self.answers.get_mut(*index) {
+                *answer = Some(result);
+            }
+        }
+        Ok(())
+    }
+
+    /// All of them, in the request's order.
+    pub(super) fn all(self) -> Result<Vec<T>, EngineError> {
+        self.answers.into_iter().collect::<Option<_>>().ok_or_else(|| EngineError::Failed {
+            message: "the engine answered fewer inputs than it was given".to_owned(),
+        })
     }
 }
 

@@ -1,0 +1,185 @@
+//! A model in memory, and its loading.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::beginning::Beginning;
+use crate::matrix::{Holding, Matrix, Wide};
+use crate::shape::Shape;
+use crate::weights::{LoadError, Tensor, WeightFiles};
+
+/// What a model answers with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Vectors; tensors carry no prefix.
+    Vectors,
+    /// Logits, by the embedding table.
+    TiedHead,
+    /// Logits, by a table of its own.
+    SeparateHead,
+}
+
+/// A model that can run.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) shape: Shape,
+    /// `[vocabulary, hidden]`.
+    pub(crate) table: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    /// `[hidden]`.
+    pub(crate) norm: Vec<f32>,
+    head: Head,
+    /// The last beginning that several texts had.
+    pub(crate) kept: Mutex<Option<Arc<Beginning>>>,
+}
+
+/// Weights of a layer.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// `[hidden]`.
+    pub(crate) attention_norm: Vec<f32>,
+    /// `[queries | keys | values, hidden]`.
+    attention: Matrix,
+    /// `[head]`.
+    pub(crate) query_norm: Vec<f32>,
+    /// `[head]`.
+    pub(crate) key_norm: Vec<f32>,
+    /// `[hidden, queries]`.
+    output: Matrix,
+    /// `[hidden]`.
+    pub(crate) feed_forward_norm: Vec<f32>,
+    /// `[gate | up, hidden]`.
+    gate_up: Matrix,
+    /// `[hidden, intermediate]`.
+    down: Matrix,
+}
+
+/// Matrices of a layer as products read them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WideLayer<'a> {
+    pub(crate) attention: Wide<'a>,
+    pub(crate) output: Wide<'a>,
+    pub(crate) gate_up: Wide<'a>,
+    pub(crate) down: Wide<'a>,
+}
+
+/// Where the rows of the output head come from.
+#[derive(Debug)]
+enum Head {
+    None,
+    Table,
+    /// Of a table of its own two rows are ever needed; they are read when they first are.
+    File {
+        tensor: Tensor,
+        rows: Mutex<HashMap<u32, Arc<[f32]>>>,
+    },
+}
+
+impl Model {
+    /// Reads a model from its safetensors files, on the threads of the rayon pool that this is called in. `progress` is
+    /// told from any of them how many bytes more have been read.
+    pub fn load(
+        files: &[PathBuf],
+        shape: Shape,
+        output: Output,
+        holding: Holding,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self, LoadError> {
+        let files = WeightFiles::open(files, progress)?;
+        let prefix = if output == Output::Vectors { "" } else { "model." };
+        let head = match output {
+            Output::Vectors => Head::None,
+            Output::TiedHead => Head::Table,
+            Output::SeparateHead => {
+                let tensor = files.find("lm_head.weight", &[shape.vocabulary, shape.hidden])?;
+                Head::File { tensor, rows: Mutex::default() }
+            }
+        };
+        let table = [(format!("{prefix}embed_tokens.weight"), shape.vocabulary)];
+        Ok(Self {
+            table: files.matrix(&table, shape.hidden, holding)?,
+            layers: (0..shape.layers)
+                .map(|layer| Layer::load(&files, &format!("{prefix}layers.{layer}."), &shape, holding))
+                .collect::<Result<_, _>>()?,
+            norm: files.vector(&format!("{prefix}norm.weight"), shape.hidden)?,
+            head,
+            kept: Mutex::default(),
+            shape,
+        })
+    }
+
+    /// What decides how it is computed.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// A row of the output head: what a token's logit is computed with.
+    pub(crate) fn head_row(&self, token: u32) -> Result<Arc<[f32]>, LoadError> {
+        match &self.head {
+            Head::None => Err(LoadError::Missing { tensor: "lm_head.weight".to_owned() }),
+            Head::Table => {
+                let mut row = vec![0.0; self.shape.hidden];
+                self.table.copy_row(token as usize, &mut row);
+                Ok(row.into())
+            }
+            Head::File { tensor, rows } => {
+                let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(row) = rows.get(&token) {
+                    return Ok(Arc::clone(row));
+                }
+                let row: Arc<[f32]> = tensor.row(token as usize)?.into();
+                rows.insert(token, Arc::clone(&row));
+                Ok(row)
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn load(files: &WeightFiles<'_>, prefix: &str, shape: &Shape, holding: Holding) -> Result<Self, LoadError> {
+        let name = |name: &str| format!("{prefix}{name}.weight");
+        let stacked = |parts: &[(&str, usize)], columns| {
+            let parts: Vec<_> = parts.iter().map(|(part, rows)| (name(part), *rows)).collect();
+            files.matrix(&parts, columns, holding)
+        };
+        let (queries, keys) = (shape.query_width(), shape.key_width());
+        Ok(Self {
+            attention_norm: files.vector(&name("input_layernorm"), shape.hidden)?,
+            attention: stacked(
+                &[("self_attn.q_proj", queries), ("self_attn.k_proj", keys), ("self_attn.v_proj", keys)],
+                shape.hidden,
+            )?,
+            query_norm: files.vector(&name("self_attn.q_norm"), shape.head)?,
+            key_norm: files.vector(&name("self_attn.k_norm"), shape.head)?,
+            output: stacked(&[("self_attn.o_proj", shape.hidden)], queries)?,
+            feed_forward_norm: files.vector(&name("post_attention_layernorm"), shape.hidden)?,
+            gate_up: stacked(
+                &[("mlp.gate_proj", shape.intermediate), ("mlp.up_proj", shape.intermediate)],
+                shape.hidden,
+            )?,
+            down: stacked(&[("mlp.down_proj", shape.hidden)], shape.intermediate)?,
+        })
+    }
+
+    fn matrices(&self) -> [&Matrix; 4] {
+        [&self.attention, &self.output, &self.gate_up, &self.down]
+    }
+
+    /// Values of room that [`wide`](Self::wide) needs.
+    pub(crate) fn to_widen(&self) -> usize {
+        self.matrices().iter().map(|matrix| matrix.to_widen()).sum()
+    }
+
+    /// Its matrices in float32, for as long as the room is lent.
+    pub(crate) fn wide<'a>(&'a self, room: &'a mut [f32]) -> WideLayer<'a> {
+        let mut room = room;
+        let mut next = |matrix: &'a Matrix| {
+            let (own, rest) = std::mem::take(&mut room).split_at_mut(matrix.to_widen());
+            room = rest;
+            matrix.wide(own)
+        };
+        let [attention, output, gate_up, down] = self.matrices().map(&mut next);
+        WideLayer { attention, output, gate_up, down }
+    }
+}

@@ -1,0 +1,118 @@
+//! Which models the engine runs, and in which numbers. Pure.
+
+use rerank_crds::catalog::Quantization;
+use rerank_packed::{Holding, Shape};
+use serde_json::Value;
+
+use crate::engine::weights::WeightsInfo;
+
+/// Classes of the family.
+const ARCHITECTURES: [&str; 2] = ["Qwen3ForCausalLM", "Qwen3Model"];
+
+/// The model's numbers, and how its weights are to be held. The error says what stands against it and what would do.
+pub fn supported(info: &WeightsInfo, quantization: Quantization) -> Result<(Shape, Holding), String> {
+    Ok((shape(info)?, holding(quantization)?))
+}
+
+fn holding(quantization: Quantization) -> Result<Holding, String> {
+    match quantization {
+        Quantization::Float32 => Ok(Holding::Float32),
+        Quantization::Float16 => Ok(Holding::Float16),
+        Quantization::Bfloat16 => Ok(Holding::Bfloat16),
+        Quantization::Int8 => {
+            Err("quantization int8 is not built into engine Packed; allowed: float32, float16, bfloat16".to_owned())
+        }
+    }
+}
+
+fn shape(info: &WeightsInfo) -> Result<Shape, String> {
+    let (config, fields) = (&info.config, &info.engine_config);
+    if !ARCHITECTURES.contains(&config.architecture.as_str()) {
+        let allowed = ARCHITECTURES.join(", ");
+        return Err(format!("engine Packed does not run {}; supported: {allowed}", config.architecture));
+    }
+    if !fields["sliding_window"].is_null() {
+        return Err("engine Packed has no sliding window, which config.json asks for".to_owned());
+    }
+    match fields["hidden_act"].as_str() {
+        None | Some("silu") => {}
+        Some(other) => return Err(format!("engine Packed computes hidden_act silu, not {other}")),
+    }
+    if !config.head_dimension.is_multiple_of(2) {
+        return Err(format!("head_dim must be even, not {}", config.head_dimension));
+    }
+    Ok(Shape {
+        layers: config.layers,
+        hidden: config.hidden_size,
+        intermediate: config.intermediate_size,
+        query_heads: config.attention_heads,
+        key_value_heads: config.key_value_heads,
+        head: config.head_dimension,
+        vocabulary: config.vocabulary_size,
+        norm_epsilon: number(fields, "rms_norm_eps")?,
+        rotary_base: number(fields, "rope_theta")?,
+    })
+}
+
+fn number(fields: &Value, name: &str) -> Result<f32, String> {
+    #[expect(clippy::cast_possible_truncation, reason = "the reference computes with float32")]
+    let value = fields[name].as_f64().map(|value| value as f32);
+    let value = value.filter(|value| value.is_finite() && *value > 0.0);
+    value.ok_or_else(|| format!("{name} must be a number above 0, not {}", fields[name]))
+}
+
+#[cfg(test)]
+pub(in crate::engine) mod tests {
+    use std::path::PathBuf;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::weights::ModelConfig;
+
+    /// A folder of the family, with other fields.
+    pub(in crate::engine) fn info(more: &Value) -> WeightsInfo {
+        let mut fields =
+            json!({"rms_norm_eps": 1e-6, "rope_theta": 1_000_000, "hidden_act": "silu", "sliding_window": null});
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let config = ModelConfig {
+            architecture: more["architecture"].as_str().unwrap_or("Qwen3ForCausalLM").to_owned(),
+            layers: 2,
+            hidden_size: 128,
+            intermediate_size: 256,
+            attention_heads: 4,
+            key_value_heads: 2,
+            head_dimension: 32,
+            vocabulary_size: 100,
+            tied_embeddings: true,
+            maximum_positions: 64,
+            dtype: None,
+        };
+        let (directory, tokenizer) = (PathBuf::new(), PathBuf::new());
+        WeightsInfo { directory, tokenizer, files: Vec::new(), bytes: 0, parameters: 0, config, engine_config: fields }
+    }
+
+    #[test]
+    fn the_numbers_of_the_family_are_taken_over() {
+        let (shape, holding) = supported(&info(&json!({})), Quantization::Bfloat16).unwrap();
+        assert_eq!((shape.layers, shape.hidden, shape.key_value_heads, shape.head), (2, 128, 2, 32));
+        assert_eq!((shape.norm_epsilon, shape.rotary_base, holding), (1e-6, 1e6, Holding::Bfloat16));
+        assert!(supported(&info(&json!({"architecture": "Qwen3Model"})), Quantization::Float32).is_ok());
+    }
+
+    #[test]
+    fn what_it_would_compute_otherwise_is_refused_with_words() {
+        for (more, words) in [
+            (json!({"architecture": "LlamaForCausalLM"}), "does not run LlamaForCausalLM; supported: Qwen3ForCausalLM"),
+            (json!({"sliding_window": 4096}), "no sliding window"),
+            (json!({"hidden_act": "gelu"}), "hidden_act silu, not gelu"),
+            (json!({"rms_norm_eps": "small"}), "rms_norm_eps must be a number above 0, not \"small\""),
+            (json!({"rope_theta": 0}), "rope_theta must be"),
+        ] {
+            let error = supported(&info(&more), Quantization::Float32).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = supported(&info(&json!({})), Quantization::Int8).unwrap_err();
+        assert!(error.contains("allowed: float32, float16, bfloat16"), "{error}");
+    }
+}
