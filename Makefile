@@ -136,6 +136,6 @@ sbom: $(CYCLONEDX) ## List what the images hold, crates and system packages, as 
 $(CYCLONEDX):
 	$(CARGO) install cargo-cyclonedx --version $(CYCLONEDX_VERSION) --locked --debug --root target/tools
 
-cuda: ## Build the server for CUDA and its image, with a toolkit from PyPI (half an hour on two cores, once; CUDA_COMPUTE_CAP=80).
+cuda: ## Build the server for CUDA and its image, with a toolkit from PyPI (an hour of processor time, once; CUDA_COMPUTE_CAP=80).
 	CARGO=$(CARGO) images/cuda/build.sh
 	images/build.sh server-cuda

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the server for CUDA, as target/cuda/target/release/rerank-server. About half an hour on two cores, once.
+# Builds the server for CUDA, as target/cuda/target/release/rerank-server. About an hour of processor time, once.
 #
 # Variables:
 #   CUDA_COMPUTE_CAP  the GPU's compute capability, by default 80; docs/images.md has a list
