@@ -1,19 +1,15 @@
-//! Attention of one tile: for each text, head and block of queries two products and a softmax.
+//! Attention of one tile: queries of texts look at keys, and their answers take their place.
 //!
 //! Queries of a text see the keys of the common beginning, those of the text in earlier tiles, and those in this tile
 //! up to themselves. These lie in up to three places and are read where they lie; the answers take the place of the
-//! queries.
+//! queries. As for other products ([`crate::product`]) there are two ways: by kernels of our own, panel by panel
+//! ([`panels`]), and by the crate `gemm` ([`portable`]).
 
-use gemm::Parallelism;
-use rayon::prelude::*;
-
-use crate::elementwise::masked_softmax;
-use crate::product::{Place, Size, multiply};
+use crate::product::Kernel;
 use crate::shape::Shape;
 
-/// Queries that are done together: few enough that their scores stay in the cache, and that little is computed of what
-/// they do not see.
-pub(crate) const BLOCK: usize = 128;
+mod panels;
+mod portable;
 
 /// Keys and values of tokens that follow each other, of all heads.
 #[derive(Clone, Copy, Debug)]
@@ -47,21 +43,6 @@ pub(crate) struct Work {
     pub(crate) seen: [Option<Seen>; 3],
 }
 
-/// One head of keys and values, and the queries of one block that look at it.
-#[derive(Clone, Copy, Debug)]
-struct Task {
-    work: Work,
-    head: usize,
-    first: usize,
-}
-
-#[expect(unsafe_code, reason = "tasks go to other threads with pointers that raw code must keep apart")]
-// Safety: what is written, the queries, belongs to one task each; what is read is written by none (see `attend`).
-unsafe impl Send for Task {}
-#[expect(unsafe_code, reason = "as above")]
-// Safety: as above.
-unsafe impl Sync for Task {}
-
 /// Answers all of them, on the threads of the pool that it is called in. Queries have been divided by the root of a
 /// head's width already.
 ///
@@ -69,72 +50,12 @@ unsafe impl Sync for Task {}
 /// All places hold as many tokens as they say, each with all heads; no query lies in two of `works` nor in a key or a
 /// value; and nobody else reads or writes any of them meanwhile.
 #[expect(unsafe_code, reason = "places lie beside each other in one buffer; slices cannot say that they are apart")]
-pub(crate) unsafe fn attend(works: &[Work], shape: &Shape) {
-    let tasks: Vec<Task> = works
-        .iter()
-        .flat_map(|work| {
-            let heads = (0..shape.key_value_heads).map(|head| (*work, head));
-            heads.flat_map(|(work, head)| {
-                (0..work.queries.tokens).step_by(BLOCK).map(move |first| Task { work, head, first })
-            })
-        })
-        .collect();
-    // Safety: as the caller promises; blocks and heads share no query.
-    tasks.par_iter().for_each_init(Vec::new, |scores, task| unsafe { one(task, shape, scores) });
-}
-
-/// # Safety
-/// See [`attend`].
-#[expect(unsafe_code, reason = "see `attend`")]
-unsafe fn one(task: &Task, shape: &Shape, scores: &mut Vec<f32>) {
-    let Task { work: Work { queries, seen }, head, first } = *task;
-    let block = BLOCK.min(queries.tokens - first);
-    let tokens: usize = seen.iter().flatten().map(|place| place.tokens).sum();
-    // What comes after the block is seen by none of it.
-    let unseen = queries.tokens - first - block;
-    let keys = tokens - unseen;
-    scores.resize(block * keys, 0.0);
-    let signed = |number: usize| isize::try_from(number).unwrap_or(isize::MAX);
-    let places = || {
-        let mut before = 0;
-        seen.into_iter().flatten().filter_map(move |place| {
-            let from = before;
-            let count = place.tokens.min(keys - from);
-            before += count;
-            (count > 0).then_some((place, from, count))
-        })
-    };
-    for query_head in head * shape.group()..(head + 1) * shape.group() {
-        // Safety: within the queries of this block and head.
-        let at = unsafe { queries.at.add(first * queries.stride + query_head * shape.head) };
-        let query = Place { at, row: signed(queries.stride), column: 1 };
-        for (place, from, count) in places() {
-            let key = Place {
-                // Safety: within the keys of this head.
-                at: unsafe { place.keys.add(head * shape.head) }.cast_mut(),
-                row: 1,
-                column: signed(place.stride),
-            };
-            let out = Place { at: scores[from..].as_mut_ptr(), row: signed(keys), column: 1 };
-            let size = Size { rows: block, columns: count, depth: shape.head };
-            // Safety: as the caller promises; the scores are ours.
-            unsafe { multiply(size, out, query, key, 0.0, Parallelism::None) };
-        }
-        for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
-            masked_softmax(scores, keys - (block - 1 - row));
-        }
-        for (place, from, count) in places() {
-            let value = Place {
-                // Safety: within the values of this head.
-                at: unsafe { place.values.add(head * shape.head) }.cast_mut(),
-                row: signed(place.stride),
-                column: 1,
-            };
-            let left = Place { at: scores[from..].as_mut_ptr(), row: signed(keys), column: 1 };
-            let size = Size { rows: block, columns: shape.head, depth: count };
-            let alpha = if from == 0 { 0.0 } else { 1.0 };
-            // Safety: as the caller promises; the queries have been read.
-            unsafe { multiply(size, query, left, value, alpha, Parallelism::None) };
+pub(crate) unsafe fn attend(works: &[Work], shape: &Shape, kernel: Option<Kernel>) {
+    // Safety: as the caller promises.
+    unsafe {
+        match kernel {
+            Some(kernel) => panels::attend(works, shape, kernel),
+            None => portable::attend(works, shape),
         }
     }
 }

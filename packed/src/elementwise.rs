@@ -2,7 +2,7 @@
 
 use rten_simd::ops::{BitOps, FloatOps, NumOps};
 use rten_simd::{Isa, SimdIterable, SimdOp, SimdUnaryOp};
-use rten_vecmath::{Normalize, NormalizeOptions, Silu, Softmax, SumSquare};
+use rten_vecmath::{Exp, Normalize, NormalizeOptions, Silu, Softmax, SumSquare};
 
 /// `row · weight / √(mean(row²) + epsilon)`, into `to`.
 #[expect(clippy::cast_precision_loss, reason = "no row is longer than float32 counts")]
@@ -24,6 +24,81 @@ pub(crate) fn masked_softmax(scores: &mut [f32], seen: usize) {
     let (seen, unseen) = scores.split_at_mut(seen);
     Softmax::new_mut(seen).dispatch();
     unseen.fill(0.0);
+}
+
+/// Queries whose softmax goes on key by key, side by side.
+const LANES: usize = 32;
+
+/// How far a softmax has come, of each lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    /// The largest score so far.
+    largest: [f32; LANES],
+    /// The sum of all weights so far.
+    pub(crate) sum: [f32; LANES],
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        // Below every score, and finite so that differences are numbers.
+        Self { largest: [-1e38; LANES], sum: [0.0; LANES] }
+    }
+}
+
+/// Scores `[keys, LANES]` become weights: exp(score - largest so far). `sums`, `[any, LANES]`, are what was made with earlier
+/// weights, if `has_sums`: they are scaled to the largest score of now.
+pub(crate) fn weigh(scores: &mut [f32], running: &mut Running, sums: &mut [f32], has_sums: bool) {
+    Weigh { scores, running, sums, has_sums }.dispatch();
+}
+
+struct Weigh<'a> {
+    scores: &'a mut [f32],
+    running: &'a mut Running,
+    sums: &'a mut [f32],
+    has_sums: bool,
+}
+
+impl SimdOp for Weigh<'_> {
+    type Output = ();
+
+    #[expect(clippy::inline_always, reason = "the instructions are those of the caller, by rten-simd's design")]
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let ops = isa.f32();
+        let lanes = ops.len();
+        for first in (0..LANES).step_by(lanes) {
+            let part = first..first + lanes;
+            let before = ops.load(&self.running.largest[part.clone()]);
+            // Two keys at a time, since a maximum takes longer than a key.
+            let (mut even, mut odd) = (before, before);
+            let mut pairs = self.scores.chunks_exact(2 * LANES);
+            for pair in &mut pairs {
+                even = ops.max(even, ops.load(&pair[part.clone()]));
+                odd = ops.max(odd, ops.load(&pair[LANES..][part.clone()]));
+            }
+            if let [_, ..] = pairs.remainder() {
+                even = ops.max(even, ops.load(&pairs.remainder()[part.clone()]));
+            }
+            let largest = ops.max(even, odd);
+            let mut sum = ops.zero();
+            for key in self.scores.chunks_exact_mut(LANES) {
+                let score = ops.load(&key[part.clone()]);
+                let weight = Exp {}.eval(isa, ops.sub(score, largest));
+                ops.store(weight, &mut key[part.clone()]);
+                sum = ops.add(sum, weight);
+            }
+            if self.has_sums {
+                let factor = Exp {}.eval(isa, ops.sub(before, largest));
+                sum = ops.mul_add(ops.load(&self.running.sum[part.clone()]), factor, sum);
+                for sums in self.sums.chunks_exact_mut(LANES) {
+                    let scaled = ops.mul(ops.load(&sums[part.clone()]), factor);
+                    ops.store(scaled, &mut sums[part.clone()]);
+                }
+            }
+            ops.store(largest, &mut self.running.largest[part.clone()]);
+            ops.store(sum, &mut self.running.sum[part]);
+        }
+    }
 }
 
 struct Gate<'a> {
@@ -199,6 +274,32 @@ mod tests {
                 (0..width).map(|at| if at < seen { f64::from(scores[at]).exp() / sum } else { 0.0 }).collect();
             masked_softmax(&mut scores, seen);
             assert_close(&scores, expected);
+        }
+    }
+
+    #[test]
+    fn a_softmax_in_pieces_is_that_of_the_whole() {
+        let (keys, width) = (37, 3);
+        let (scores, values) = (numbers(keys * LANES, 8), numbers(keys * width, 9));
+        let (mut running, mut sums) = (Running::default(), vec![0.0; width * LANES]);
+        let mut first = 0;
+        for count in [1, 20, 3, 13] {
+            let mut weights = scores[first * LANES..(first + count) * LANES].to_vec();
+            weigh(&mut weights, &mut running, &mut sums, first > 0);
+            for (key, weights) in weights.chunks_exact(LANES).enumerate() {
+                for (at, sums) in sums.chunks_exact_mut(LANES).enumerate() {
+                    let value = values[(first + key) * width + at];
+                    sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * value);
+                }
+            }
+            first += count;
+        }
+        for lane in 0..LANES {
+            let weights = || scores.iter().skip(lane).step_by(LANES).map(|score| f64::from(*score).exp());
+            let found: Vec<f32> = (0..width).map(|at| sums[at * LANES + lane] / running.sum[lane]).collect();
+            let all: f64 = weights().sum();
+            let sum = |at: usize| weights().zip(values.iter().skip(at).step_by(width)).map(|(w, v)| w * f64::from(*v));
+            assert_close(&found, (0..width).map(|at| sum(at).sum::<f64>() / all));
         }
     }
 

@@ -4,16 +4,16 @@ use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::attention::{BLOCK, Queries, Seen, Work, attend};
+use crate::attention::{Queries, Seen, Work, attend};
 use crate::beginning::{self, Beginning};
 use crate::elementwise::{HeadNorm, Turns, gate, normalize};
-use crate::model::{Layer, Model, WideLayer};
-use crate::product::{Into, Rows, RowsMut, project};
+use crate::model::{Layer, Model, ReadyLayer};
+use crate::product::{Input, Into, Kernel, Rows, RowsMut, project};
 use crate::rows::{Piece, Tile, tiles};
 use crate::shape::Shape;
 
 /// Rows of a tile: enough for products to be fast, few enough that what lies between them stays small.
-pub(crate) const TILE: usize = 8 * BLOCK;
+pub(crate) const TILE: usize = 1_024;
 
 /// It was stopped.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ pub(crate) fn run(
     let mut layers = Vec::new();
     let mut room = vec![0.0; model.layers.iter().map(Layer::to_widen).max().unwrap_or(0)];
     for (number, layer) in model.layers.iter().enumerate() {
-        let wide = layer.wide(&mut room);
-        pass.layer(number, layer, &wide, stop)?;
+        let ready = layer.ready(&mut room);
+        pass.layer(number, layer, &ready, stop)?;
         if keeps {
             layers.push(pass.begun.clone());
         }
@@ -56,6 +56,7 @@ pub(crate) fn run(
 /// What a batch needs beside the weights.
 struct Pass<'a> {
     shape: &'a Shape,
+    kernel: Option<Kernel>,
     /// Keys and values that an earlier batch left.
     kept: Option<&'a Beginning>,
     /// The first text of the rows is the beginning.
@@ -78,6 +79,8 @@ struct Pass<'a> {
     normed: Vec<f32>,
     /// A tile between two products: `[rows, queries | keys | values]` or `[rows, gate | up]`.
     inner: Vec<f32>,
+    /// Rows as products read them.
+    words: Vec<u32>,
     last: Last,
 }
 
@@ -113,6 +116,7 @@ impl<'a> Pass<'a> {
         let keys_values = 2 * shape.key_width();
         Self {
             shape,
+            kernel: model.kernel,
             kept,
             computes_beginning,
             beginning: beginning.len(),
@@ -125,6 +129,7 @@ impl<'a> Pass<'a> {
             carried: vec![0.0; if longest > TILE { longest * keys_values } else { 0 }],
             normed: vec![0.0; tile * shape.hidden],
             inner: vec![0.0; tile * shape.attention_width().max(2 * shape.intermediate)],
+            words: Vec::new(),
             last: Last {
                 queries: vec![0.0; texts.len() * shape.query_width()],
                 states: vec![0.0; texts.len() * shape.hidden],
@@ -136,7 +141,7 @@ impl<'a> Pass<'a> {
         &mut self,
         number: usize,
         layer: &Layer,
-        wide: &WideLayer<'_>,
+        ready: &ReadyLayer<'_>,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), Stopped> {
         let is_last = number + 1 == self.shape.layers;
@@ -145,36 +150,38 @@ impl<'a> Pass<'a> {
             if stop() {
                 return Err(Stopped);
             }
-            self.project_attention(tile, layer, wide, is_last);
+            self.project_attention(tile, layer, ready, is_last);
             self.keep_keys(tile);
             self.attend(number, tile, is_last);
             if !is_last {
-                self.project_output(tile, wide);
+                self.project_output(tile, ready);
                 let states = &mut self.states[tile.first * self.shape.hidden..][..tile.rows * self.shape.hidden];
-                feed_forward(states, &mut self.normed, &mut self.inner, self.shape, layer, wide);
+                let room = (&mut self.normed[..], &mut self.inner[..], &mut self.words);
+                feed_forward(states, room, self.shape, layer, ready);
             }
         }
         if is_last {
-            self.finish(layer, wide, stop)?;
+            self.finish(layer, ready, stop)?;
         }
         Ok(())
     }
 
     /// Norm, then queries, keys and values of a tile; of the last layer the queries of last rows only.
-    fn project_attention(&mut self, tile: &Tile, layer: &Layer, wide: &WideLayer<'_>, is_last: bool) {
+    fn project_attention(&mut self, tile: &Tile, layer: &Layer, ready: &ReadyLayer<'_>, is_last: bool) {
         let shape = self.shape;
         let (hidden, width, queries) = (shape.hidden, shape.attention_width(), shape.query_width());
         let states = &self.states[tile.first * hidden..][..tile.rows * hidden];
         let normed = &mut self.normed[..tile.rows * hidden];
         normalize_rows(states, &layer.attention_norm, shape, normed);
         let inner = &mut self.inner[..tile.rows * width];
-        let skipped = if is_last { queries } else { 0 };
-        project(
-            RowsMut { values: &mut inner[skipped..], stride: width, count: tile.rows, columns: width - skipped },
-            Rows::dense(normed, hidden),
-            wide.attention.rows(skipped, width - skipped),
-            Into::Replace,
-        );
+        let input = Input::new(Rows::dense(normed, hidden), ready.keys_values, &mut self.words);
+        let keys_values =
+            RowsMut { values: &mut inner[queries..], stride: width, count: tile.rows, columns: width - queries };
+        project(keys_values, &input, ready.keys_values, Into::Replace);
+        if !is_last {
+            let queries = RowsMut { values: inner, stride: width, count: tile.rows, columns: queries };
+            project(queries, &input, ready.queries, Into::Replace);
+        }
         let positions = &self.positions[tile.first..][..tile.rows];
         let (query_norm, key_norm) = head_norms(layer, shape);
         inner.par_chunks_exact_mut(width).zip(positions).for_each(|(row, position)| {
@@ -185,11 +192,11 @@ impl<'a> Pass<'a> {
             HeadNorm { turn, ..key_norm }.apply(&mut row[queries..queries + shape.key_width()]);
         });
         if is_last {
-            self.project_last_queries(tile, layer, wide);
+            self.project_last_queries(tile, layer, ready);
         }
     }
 
-    fn project_last_queries(&mut self, tile: &Tile, layer: &Layer, wide: &WideLayer<'_>) {
+    fn project_last_queries(&mut self, tile: &Tile, layer: &Layer, ready: &ReadyLayer<'_>) {
         let shape = self.shape;
         let (hidden, queries) = (shape.hidden, shape.query_width());
         let ends: Vec<(usize, usize)> = self.ends(tile).collect();
@@ -201,8 +208,8 @@ impl<'a> Pass<'a> {
             self.last.states[text * hidden..][..hidden].copy_from_slice(state);
         }
         let rows = &mut self.last.queries[first * queries..][..ends.len() * queries];
-        let weights = wide.attention.rows(0, queries);
-        project(RowsMut::dense(rows, queries), Rows::dense(&normed, hidden), weights, Into::Replace);
+        let input = Input::new(Rows::dense(&normed, hidden), ready.queries, &mut self.words);
+        project(RowsMut::dense(rows, queries), &input, ready.queries, Into::Replace);
         let (query_norm, _) = head_norms(layer, shape);
         for (row, (_, at)) in rows.chunks_exact_mut(queries).zip(ends) {
             HeadNorm { turn: self.turns.of(self.positions[tile.first + at]), ..query_norm }.apply(row);
@@ -281,21 +288,27 @@ impl<'a> Pass<'a> {
         // a row the queries are apart from keys and values; the other places are buffers of their own, as long as
         // `dense` checked.
         unsafe {
-            attend(&works, shape);
+            attend(&works, shape, self.kernel);
         }
     }
 
-    fn project_output(&mut self, tile: &Tile, wide: &WideLayer<'_>) {
+    fn project_output(&mut self, tile: &Tile, ready: &ReadyLayer<'_>) {
         let shape = self.shape;
         let (hidden, width, queries) = (shape.hidden, shape.attention_width(), shape.query_width());
         let answers =
             Rows { values: &self.inner[..tile.rows * width], stride: width, count: tile.rows, columns: queries };
         let states = &mut self.states[tile.first * hidden..][..tile.rows * hidden];
-        project(RowsMut::dense(states, hidden), answers, wide.output, Into::Add);
+        let input = Input::new(answers, ready.output, &mut self.words);
+        project(RowsMut::dense(states, hidden), &input, ready.output, Into::Add);
     }
 
     /// The rest of the last layer, for last rows only.
-    fn finish(&mut self, layer: &Layer, wide: &WideLayer<'_>, stop: &(dyn Fn() -> bool + Sync)) -> Result<(), Stopped> {
+    fn finish(
+        &mut self,
+        layer: &Layer,
+        ready: &ReadyLayer<'_>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), Stopped> {
         let (hidden, queries) = (self.shape.hidden, self.shape.query_width());
         let rows = (self.normed.len() / hidden).max(1);
         let Last { queries: answers, states } = &mut self.last;
@@ -303,8 +316,10 @@ impl<'a> Pass<'a> {
             if stop() {
                 return Err(Stopped);
             }
-            project(RowsMut::dense(states, hidden), Rows::dense(answers, queries), wide.output, Into::Add);
-            feed_forward(states, &mut self.normed, &mut self.inner, self.shape, layer, wide);
+            let input = Input::new(Rows::dense(answers, queries), ready.output, &mut self.words);
+            project(RowsMut::dense(states, hidden), &input, ready.output, Into::Add);
+            let room = (&mut self.normed[..], &mut self.inner[..], &mut self.words);
+            feed_forward(states, room, self.shape, layer, ready);
         }
         Ok(())
     }
@@ -323,15 +338,14 @@ fn normalize_rows(states: &[f32], weight: &[f32], shape: &Shape, to: &mut [f32])
     rows.for_each(|(row, to)| normalize(row, weight, shape.norm_epsilon, to));
 }
 
-/// `states += down · (silu(gate · n) · (up · n))`, `n` the normed states. `normed` and `inner` have room for that
-/// many rows.
+/// `states += down · (silu(gate · n) · (up · n))`, `n` the normed states. `room`: `normed` and `inner` of that many rows,
+/// and words.
 fn feed_forward(
     states: &mut [f32],
-    normed: &mut [f32],
-    inner: &mut [f32],
+    (normed, inner, words): (&mut [f32], &mut [f32], &mut Vec<u32>),
     shape: &Shape,
     layer: &Layer,
-    wide: &WideLayer<'_>,
+    ready: &ReadyLayer<'_>,
 ) {
     let (hidden, intermediate) = (shape.hidden, shape.intermediate);
     let rows = states.len() / hidden;
@@ -339,11 +353,13 @@ fn feed_forward(
     normalize_rows(states, &layer.feed_forward_norm, shape, normed);
     let inner = &mut inner[..rows * 2 * intermediate];
     let gates_and_ups = RowsMut::dense(inner, 2 * intermediate);
-    project(gates_and_ups, Rows::dense(normed, hidden), wide.gate_up, Into::Replace);
+    let input = Input::new(Rows::dense(normed, hidden), ready.gate_up, words);
+    project(gates_and_ups, &input, ready.gate_up, Into::Replace);
     inner.par_chunks_exact_mut(2 * intermediate).for_each(|row| {
         let (gates, ups) = row.split_at_mut(intermediate);
         gate(gates, ups);
     });
     let gated = Rows { values: inner, stride: 2 * intermediate, count: rows, columns: intermediate };
-    project(RowsMut::dense(states, hidden), gated, wide.down, Into::Add);
+    let input = Input::new(gated, ready.down, words);
+    project(RowsMut::dense(states, hidden), &input, ready.down, Into::Add);
 }

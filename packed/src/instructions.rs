@@ -1,5 +1,7 @@
 //! Which instructions of the processor are used.
 
+use crate::linear::Way;
+
 /// The widest that products and rows are computed with here: chosen at run time, whatever the program was compiled for.
 pub fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
@@ -9,7 +11,7 @@ pub fn instructions() -> &'static str {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            return "AVX-512";
+            return if Way::bfloat16().is_some() { "AVX-512, also of bfloat16" } else { "AVX-512" };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return "AVX2";

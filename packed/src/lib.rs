@@ -1,5 +1,6 @@
 //! The forward pass of Qwen3 on a CPU, for what reranking asks of it: many texts with one beginning, read once, and
-//! of each the answer at its last token. Arithmetic is float32 throughout, however weights are held.
+//! of each the answer at its last token. Arithmetic is float32 throughout, however weights are held, but for products of
+//! bfloat16 where they are asked for and the processor has them ([`Way`]).
 //!
 //! # The way of a batch
 //!
@@ -12,7 +13,7 @@
 //! states [T, H]                                                     kept for all layers
 //!   |   for each layer, for each tile of t rows:                    forward.rs
 //!   |     norm                             -> normed [t, H]         elementwise.rs
-//!   |     one product                      -> inner  [t, Q | K | K] product.rs
+//!   |     two products of one input        -> inner  [t, Q | K | K] product.rs, linear.rs
 //!   |     norm of each head, turn by position, in place             elementwise.rs
 //!   |     keys and values of the beginning, and of texts that go on in the next tile, are copied
 //!   |     attention, of each text and head: answers replace queries attention.rs
@@ -27,13 +28,15 @@
 //! two logits each, by two rows of the head; or a vector of length 1
 //! ```
 //!
-//! Memory beside the weights: `states`, one tile, the keys and values of the beginning (of one layer; of all layers,
-//! up to 64 MB, to be used again by the next batch) and of a text longer than a tile, and where weights are held in
-//! 16 bits one layer of them in 32.
+//! Memory beside the weights: `states`, one tile and once more the input of a product, the keys and values of the
+//! beginning (of one layer; of all layers, up to 64 MB, to be used again by the next batch) and of a text longer than a
+//! tile, less than a megabyte a thread for attention, and where weights are held in 16 bits and multiplied in 32 one layer
+//! of them in 32.
 //!
 //! # Guarantees
 //! What an answer is does not depend on what else is in the batch, to the last bit: every product adds up in an order
-//! that its inner length alone decides (in models wider than 64), and texts are cut at places of their own.
+//! that its inner length alone decides (in models wider than 64), a softmax goes from block to block of keys at places
+//! that are counted from a text's first token, and texts are cut at places of their own.
 
 mod answers;
 mod attention;
@@ -41,8 +44,10 @@ mod beginning;
 mod elementwise;
 mod forward;
 mod instructions;
+mod linear;
 mod matrix;
 mod model;
+mod pieces;
 mod product;
 mod rows;
 mod shape;
@@ -50,6 +55,7 @@ mod weights;
 
 pub use answers::RunError;
 pub use instructions::instructions;
+pub use linear::Way;
 pub use matrix::Holding;
 pub use model::{Model, Output};
 pub use product::seconds_of_product;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::beginning::Beginning;
-use crate::matrix::{Holding, Matrix, Wide};
+use crate::linear::{Linear, Way};
+use crate::matrix::Matrix;
+use crate::product::{Kernel, Weights};
 use crate::shape::Shape;
 use crate::weights::{LoadError, Tensor, WeightFiles};
 
@@ -24,6 +26,8 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Model {
     pub(crate) shape: Shape,
+    /// What products go through; `None`: the crate `gemm`.
+    pub(crate) kernel: Option<Kernel>,
     /// `[vocabulary, hidden]`.
     pub(crate) table: Matrix,
     pub(crate) layers: Vec<Layer>,
@@ -39,29 +43,32 @@ pub struct Model {
 pub(crate) struct Layer {
     /// `[hidden]`.
     pub(crate) attention_norm: Vec<f32>,
-    /// `[queries | keys | values, hidden]`.
-    attention: Matrix,
+    /// `[queries, hidden]`.
+    queries: Linear,
+    /// `[keys | values, hidden]`.
+    keys_values: Linear,
     /// `[head]`.
     pub(crate) query_norm: Vec<f32>,
     /// `[head]`.
     pub(crate) key_norm: Vec<f32>,
     /// `[hidden, queries]`.
-    output: Matrix,
+    output: Linear,
     /// `[hidden]`.
     pub(crate) feed_forward_norm: Vec<f32>,
     /// `[gate | up, hidden]`.
-    gate_up: Matrix,
+    gate_up: Linear,
     /// `[hidden, intermediate]`.
-    down: Matrix,
+    down: Linear,
 }
 
-/// Matrices of a layer as products read them.
+/// Weights of a layer as products read them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WideLayer<'a> {
-    pub(crate) attention: Wide<'a>,
-    pub(crate) output: Wide<'a>,
-    pub(crate) gate_up: Wide<'a>,
-    pub(crate) down: Wide<'a>,
+pub(crate) struct ReadyLayer<'a> {
+    pub(crate) queries: Weights<'a>,
+    pub(crate) keys_values: Weights<'a>,
+    pub(crate) output: Weights<'a>,
+    pub(crate) gate_up: Weights<'a>,
+    pub(crate) down: Weights<'a>,
 }
 
 /// Where the rows of the output head come from.
@@ -83,7 +90,7 @@ impl Model {
         files: &[PathBuf],
         shape: Shape,
         output: Output,
-        holding: Holding,
+        way: Way,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Self, LoadError> {
         let files = WeightFiles::open(files, progress)?;
@@ -98,13 +105,14 @@ impl Model {
         };
         let table = [(format!("{prefix}embed_tokens.weight"), shape.vocabulary)];
         Ok(Self {
-            table: files.matrix(&table, shape.hidden, holding)?,
+            table: files.matrix(&table, shape.hidden, way.holding)?,
             layers: (0..shape.layers)
-                .map(|layer| Layer::load(&files, &format!("{prefix}layers.{layer}."), &shape, holding))
+                .map(|layer| Layer::load(&files, &format!("{prefix}layers.{layer}."), &shape, way))
                 .collect::<Result<_, _>>()?,
             norm: files.vector(&format!("{prefix}norm.weight"), shape.hidden)?,
             head,
             kept: Mutex::default(),
+            kernel: way.kernel,
             shape,
         })
     }
@@ -137,19 +145,17 @@ impl Model {
 }
 
 impl Layer {
-    fn load(files: &WeightFiles<'_>, prefix: &str, shape: &Shape, holding: Holding) -> Result<Self, LoadError> {
+    fn load(files: &WeightFiles<'_>, prefix: &str, shape: &Shape, way: Way) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{prefix}{name}.weight");
         let stacked = |parts: &[(&str, usize)], columns| {
             let parts: Vec<_> = parts.iter().map(|(part, rows)| (name(part), *rows)).collect();
-            files.matrix(&parts, columns, holding)
+            files.linear(&parts, columns, way)
         };
         let (queries, keys) = (shape.query_width(), shape.key_width());
         Ok(Self {
             attention_norm: files.vector(&name("input_layernorm"), shape.hidden)?,
-            attention: stacked(
-                &[("self_attn.q_proj", queries), ("self_attn.k_proj", keys), ("self_attn.v_proj", keys)],
-                shape.hidden,
-            )?,
+            queries: stacked(&[("self_attn.q_proj", queries)], shape.hidden)?,
+            keys_values: stacked(&[("self_attn.k_proj", keys), ("self_attn.v_proj", keys)], shape.hidden)?,
             query_norm: files.vector(&name("self_attn.q_norm"), shape.head)?,
             key_norm: files.vector(&name("self_attn.k_norm"), shape.head)?,
             output: stacked(&[("self_attn.o_proj", shape.hidden)], queries)?,
@@ -162,24 +168,24 @@ impl Layer {
         })
     }
 
-    fn matrices(&self) -> [&Matrix; 4] {
-        [&self.attention, &self.output, &self.gate_up, &self.down]
+    fn linears(&self) -> [&Linear; 5] {
+        [&self.queries, &self.keys_values, &self.output, &self.gate_up, &self.down]
     }
 
-    /// Values of room that [`wide`](Self::wide) needs.
+    /// Values of room that [`ready`](Self::ready) needs.
     pub(crate) fn to_widen(&self) -> usize {
-        self.matrices().iter().map(|matrix| matrix.to_widen()).sum()
+        self.linears().iter().map(|linear| linear.to_widen()).sum()
     }
 
-    /// Its matrices in float32, for as long as the room is lent.
-    pub(crate) fn wide<'a>(&'a self, room: &'a mut [f32]) -> WideLayer<'a> {
+    /// Its weights as products read them, for as long as the room is lent.
+    pub(crate) fn ready<'a>(&'a self, room: &'a mut [f32]) -> ReadyLayer<'a> {
         let mut room = room;
-        let mut next = |matrix: &'a Matrix| {
-            let (own, rest) = std::mem::take(&mut room).split_at_mut(matrix.to_widen());
+        let mut next = |linear: &'a Linear| {
+            let (own, rest) = std::mem::take(&mut room).split_at_mut(linear.to_widen());
             room = rest;
-            matrix.wide(own)
+            linear.ready(own)
         };
-        let [attention, output, gate_up, down] = self.matrices().map(&mut next);
-        WideLayer { attention, output, gate_up, down }
+        let [queries, keys_values, output, gate_up, down] = self.linears().map(&mut next);
+        ReadyLayer { queries, keys_values, output, gate_up, down }
     }
 }

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use crate::linear::{Linear, Way};
 use crate::matrix::{Holding, Matrix, Values};
 
 /// Values that are read as one piece of work.
@@ -124,6 +125,12 @@ impl<'a> WeightFiles<'a> {
         let begins = file.data_begins + info.data_offsets.0 as u64;
         let columns = shape.last().copied().unwrap_or(1);
         Ok(Tensor { file, kind: info.dtype, begins, columns })
+    }
+
+    /// The weights of a linear layer: one or several tensors, one below the other, each with its name and rows.
+    pub(crate) fn linear(&self, parts: &[(String, usize)], inputs: usize, way: Way) -> Result<Linear, LoadError> {
+        let Matrix { rows, columns, values } = self.matrix(parts, inputs, way.holding)?;
+        Ok(Linear::new(rows, columns, values, way.kernel))
     }
 
     /// A matrix of one or several tensors, one below the other, each with its name and rows.

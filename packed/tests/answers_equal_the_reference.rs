@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use rerank_packed::{Holding, Model, Output, RunError, Shape};
+use rerank_packed::{Holding, Model, Output, RunError, Shape, Way};
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-5;
@@ -41,9 +41,14 @@ fn shape(name: &str) -> Shape {
     }
 }
 
-fn load(name: &str, output: Output, holding: Holding) -> Model {
+/// Arithmetic in float32: with the widest instructions that there are, and with those that the crate `gemm` chooses.
+fn exact_ways() -> [Way; 2] {
+    [Way::exact(Holding::Float32), Way::portable(Holding::Float32)]
+}
+
+fn load(name: &str, output: Output, way: Way) -> Model {
     let files = [models().join(name).join("model.safetensors")];
-    Model::load(&files, shape(name), output, holding, &|_| {}).unwrap()
+    Model::load(&files, shape(name), output, way, &|_| {}).unwrap()
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -92,8 +97,8 @@ fn common(prompts: &[Vec<u32>]) -> usize {
 #[test]
 fn scores_equal_the_reference_with_and_without_a_common_beginning() {
     println!("with {}", rerank_packed::instructions());
-    for (name, output) in RERANKERS {
-        let (model, golden) = (load(name, output, Holding::Float32), golden(name));
+    for ((name, output), way) in RERANKERS.into_iter().flat_map(|reranker| exact_ways().map(|way| (reranker, way))) {
+        let (model, golden) = (load(name, output, way), golden(name));
         assert_eq!(golden.prompts.len(), 40);
         let common = common(&golden.prompts);
         assert!(common >= 30, "{common}");
@@ -103,7 +108,7 @@ fn scores_equal_the_reference_with_and_without_a_common_beginning() {
             {
                 largest = largest.max((probability(*logits) - expected).abs());
             }
-            println!("{name}, {shared} tokens shared: largest difference {largest:.1e}");
+            println!("{name}, {way:?}, {shared} tokens shared: largest difference {largest:.1e}");
             assert!(largest <= TOLERANCE, "{name}, {shared} shared: {largest}");
         }
     }
@@ -111,26 +116,29 @@ fn scores_equal_the_reference_with_and_without_a_common_beginning() {
 
 #[test]
 fn vectors_equal_the_reference() {
-    let model = load("tiny-embedder", Output::Vectors, Holding::Float32);
     let file = json("golden/tiny-embedder.json");
     let texts = file["texts"].as_array().unwrap();
     let inputs: Vec<Vec<u32>> = texts.iter().map(|text| ids(&text["token_ids"])).collect();
-    let vectors = model.embed(&inputs, &|| false).unwrap();
-    for (text, vector) in texts.iter().zip(&vectors) {
-        let expected = text["embedding"].as_array().unwrap();
-        assert_eq!(expected.len(), vector.len());
-        for (value, expected) in vector.iter().zip(expected) {
-            assert!((f64::from(*value) - expected.as_f64().unwrap()).abs() <= TOLERANCE, "{}", text["name"]);
+    for way in exact_ways() {
+        let model = load("tiny-embedder", Output::Vectors, way);
+        let vectors = model.embed(&inputs, &|| false).unwrap();
+        for (text, vector) in texts.iter().zip(&vectors) {
+            let expected = text["embedding"].as_array().unwrap();
+            assert_eq!(expected.len(), vector.len());
+            for (value, expected) in vector.iter().zip(expected) {
+                assert!((f64::from(*value) - expected.as_f64().unwrap()).abs() <= TOLERANCE, "{}", text["name"]);
+            }
+            let alone = model.embed(&[ids(&text["token_ids"])], &|| false).unwrap();
+            assert!(alone[0].iter().zip(vector).all(|(alone, value)| alone.to_bits() == value.to_bits()));
         }
-        let alone = model.embed(&[ids(&text["token_ids"])], &|| false).unwrap();
-        assert!(alone[0].iter().zip(vector).all(|(alone, value)| alone.to_bits() == value.to_bits()));
     }
 }
 
 #[test]
 fn a_score_does_not_depend_on_its_company_nor_on_threads() {
-    for (name, output) in RERANKERS {
-        let (model, golden) = (load(name, output, Holding::Float32), golden(name));
+    let ways = || exact_ways().into_iter().chain(Way::bfloat16());
+    for ((name, output), way) in RERANKERS.into_iter().flat_map(|reranker| ways().map(move |way| (reranker, way))) {
+        let (model, golden) = (load(name, output, way), golden(name));
         let shared = common(&golden.prompts);
         let all = bits(&pool(2).install(|| score(&model, &golden.prompts, shared, golden.answers)));
         for threads in [1, 2, 3] {
@@ -156,7 +164,7 @@ fn a_score_does_not_depend_on_its_company_nor_on_threads() {
 #[test]
 fn texts_and_beginnings_longer_than_a_tile_are_scored_as_in_one_piece() {
     let (name, output) = RERANKERS[2];
-    let (model, golden) = (load(name, output, Holding::Float32), golden(name));
+    let (model, golden) = (load(name, output, Way::exact(Holding::Float32)), golden(name));
     let mut random = fastrand::Rng::with_seed(8);
     let mut text = |length: usize| -> Vec<u32> { (0..length).map(|_| random.u32(0..6000)).collect() };
     // Of more than one tile, of one and of many short ones; the model reads 2,048 positions and more as well.
@@ -177,7 +185,7 @@ fn texts_and_beginnings_longer_than_a_tile_are_scored_as_in_one_piece() {
 #[test]
 fn a_beginning_that_was_kept_is_not_taken_for_another() {
     let (name, output) = RERANKERS[0];
-    let (model, golden) = (load(name, output, Holding::Float32), golden(name));
+    let (model, golden) = (load(name, output, Way::exact(Holding::Float32)), golden(name));
     let mut other = golden.prompts.clone();
     for prompt in &mut other {
         prompt[3] += 1;
@@ -190,14 +198,32 @@ fn a_beginning_that_was_kept_is_not_taken_for_another() {
 }
 
 #[test]
+fn products_of_bfloat16_stay_close_to_the_reference() {
+    let Some(way) = Way::bfloat16() else {
+        println!("this processor multiplies no bfloat16: nothing to look at");
+        return;
+    };
+    for (name, output) in RERANKERS {
+        let (model, golden) = (load(name, output, way), golden(name));
+        let shared = common(&golden.prompts);
+        let scores = score(&model, &golden.prompts, shared, golden.answers);
+        let differences = scores.iter().zip(&golden.scores).map(|(logits, score)| (probability(*logits) - score).abs());
+        let largest = differences.fold(0.0, f64::max);
+        println!("{name}: largest difference {largest:.1e}");
+        // Of each number eight bits are kept; torch's bfloat16, which rounds between layers too, is further away.
+        assert!(largest > 0.0 && largest <= 0.03, "{name}: {largest}");
+    }
+}
+
+#[test]
 fn weights_of_16_bits_are_read_as_the_file_has_them() {
     for (name, output) in RERANKERS {
         let golden = golden(name);
-        let exact = score(&load(name, output, Holding::Float32), &golden.prompts, 20, golden.answers);
+        let exact = score(&load(name, output, Way::exact(Holding::Float32)), &golden.prompts, 20, golden.answers);
         // The files hold float16: nothing is lost.
-        let half = score(&load(name, output, Holding::Float16), &golden.prompts, 20, golden.answers);
+        let half = score(&load(name, output, Way::exact(Holding::Float16)), &golden.prompts, 20, golden.answers);
         assert_eq!(bits(&half), bits(&exact), "{name}");
-        let brain = score(&load(name, output, Holding::Bfloat16), &golden.prompts, 20, golden.answers);
+        let brain = score(&load(name, output, Way::exact(Holding::Bfloat16)), &golden.prompts, 20, golden.answers);
         for (brain, exact) in brain.iter().zip(&exact) {
             let difference = (probability(*brain) - probability(*exact)).abs();
             assert!(difference < 0.05, "{name}: {difference}");
@@ -208,7 +234,7 @@ fn weights_of_16_bits_are_read_as_the_file_has_them() {
 #[test]
 fn a_pass_stops_in_the_middle_and_the_next_one_is_whole() {
     let (name, output) = RERANKERS[0];
-    let (model, golden) = (load(name, output, Holding::Float32), golden(name));
+    let (model, golden) = (load(name, output, Way::exact(Holding::Float32)), golden(name));
     let expected = bits(&score(&model, &golden.prompts, 30, golden.answers));
     let asked = AtomicUsize::new(0);
     let stopped = model.score(&golden.prompts, 20, golden.answers, &|| asked.fetch_add(1, Ordering::SeqCst) >= 3);
@@ -220,9 +246,11 @@ fn a_pass_stops_in_the_middle_and_the_next_one_is_whole() {
 #[test]
 fn nothing_asked_is_nothing_answered() {
     let (name, output) = RERANKERS[0];
-    let model = load(name, output, Holding::Float32);
+    let model = load(name, output, Way::exact(Holding::Float32));
     assert!(score(&model, &[], 5, [1, 2]).is_empty());
-    assert!(load("tiny-embedder", Output::Vectors, Holding::Float32).embed(&[], &|| false).unwrap().is_empty());
+    assert!(
+        load("tiny-embedder", Output::Vectors, Way::exact(Holding::Float32)).embed(&[], &|| false).unwrap().is_empty()
+    );
 }
 
 #[test]
@@ -233,13 +261,13 @@ fn loading_tells_how_far_it_is_and_what_does_not_fit() {
     let progress = |bytes| {
         read.fetch_add(bytes, Ordering::SeqCst);
     };
-    Model::load(std::slice::from_ref(&path), shape(name), output, Holding::Float32, &progress).unwrap();
+    Model::load(std::slice::from_ref(&path), shape(name), output, Way::exact(Holding::Float32), &progress).unwrap();
     let size = std::fs::metadata(&path).unwrap().len();
     let read = read.load(Ordering::SeqCst);
     assert!(read < size && read > size - 20_000, "{read} of {size}: all but the header");
 
     let refusal = |shape, files: &[PathBuf]| {
-        Model::load(files, shape, output, Holding::Float32, &|_| {}).unwrap_err().to_string()
+        Model::load(files, shape, output, Way::exact(Holding::Float32), &|_| {}).unwrap_err().to_string()
     };
     let wider = Shape { intermediate: 385, ..shape(name) };
     let words = refusal(wider, std::slice::from_ref(&path));

@@ -197,10 +197,11 @@ fn answer_token(encoder: &TextEncoder, field: &'static str, text: &str) -> Resul
 }
 
 /// Length of the longest start of the question that all prompts share, leaving at least one token of the shortest. What
-/// documents happen to have in common does not count: where a prompt is cut would depend on what it stands beside.
+/// documents happen to have in common does not count, and neither does the question's last token, which the tokenizer may
+/// make one with a document's first letters: where a prompt is cut would depend on what it stands beside.
 fn shared_prefix(question: &[u32], prompts: &[Vec<u32>]) -> usize {
     let shortest = prompts.iter().map(Vec::len).min().unwrap_or(0);
-    let shared = prompts.iter().fold(question.len(), |shared, prompt| {
+    let shared = prompts.iter().fold(question.len().saturating_sub(1), |shared, prompt| {
         question.iter().zip(prompt).take(shared).take_while(|(a, b)| a == b).count()
     });
     shared.min(shortest.saturating_sub(1))

@@ -27,9 +27,11 @@
 //! and values of every layer.
 //!
 //! `packed` has its own bound of a batch ([`packed_batch_tokens`]) and goes through a layer in tiles of 1,024 tokens:
-//! it needs the hidden states of a batch, what lies between the products of a tile, the keys and values of the
-//! prompts' common beginning (kept for the next batch up to [`PACKED_KEPT_BYTES`]), and of one layer those of a
-//! prompt longer than a tile.
+//! it needs the hidden states of a batch, what lies between the products of a tile and once more the input of one, the
+//! keys and values of the prompts' common beginning (kept for the next batch up to [`PACKED_KEPT_BYTES`]), and of one
+//! layer those of a prompt longer than a tile. While it loads, one matrix is there twice: as the file has it, and in the
+//! order in which products read it. It is counted for a processor without AVX-512, where attention takes more, and with
+//! weights of 16 bits widened, which products of bfloat16 do not need.
 //!
 //! On a CPU (`mistralrs`, measured; `make memory` holds it to 10 %): keys and values of a prompt are reserved in
 //! steps of 512 tokens. After the prompts it runs one token more, for which it copies them all. So the peak is that
@@ -88,6 +90,9 @@ const PACKED_TILE_TOKENS: u64 = 1_024;
 
 /// Queries of a block of attention in `packed`, each thread with a block of its own.
 const PACKED_BLOCK_TOKENS: u64 = 128;
+
+/// Queries, keys, values and answers of a piece of attention in `packed` where there is AVX-512, together.
+const PACKED_ATTENTION_TOKENS: u64 = 1_280;
 
 /// Threads that are counted on. Each of more takes 4 MB beside them at prompts of 8,192 tokens.
 const PACKED_THREADS: u64 = 8;
@@ -273,6 +278,11 @@ impl Layout {
 
     fn loading(&self, shape: &ModelShape, workload: &Workload) -> u64 {
         match (workload.device, self.linear) {
+            // Gates and ups are one matrix.
+            (DeviceKind::Cpu, LinearStorage::Plain(bytes)) if self.packed => {
+                let queries = product([shape.query_width(), shape.hidden_size, bytes]);
+                queries.max(product([2, shape.intermediate_size, shape.hidden_size, bytes]))
+            }
             (DeviceKind::Cuda, _) | (DeviceKind::Cpu, LinearStorage::Plain(_)) => 0,
             (DeviceKind::Cpu, storage) => {
                 let layer = sum(shape.layer_matrices().map(Matrix::weights)).saturating_mul(self.base_bytes);
@@ -300,7 +310,8 @@ impl Layout {
         }
     }
 
-    /// Hidden states, one tile, the last rows, scores of one block a thread, and a widened layer.
+    /// Hidden states, one tile and the input of a product, the last rows, what each thread needs for attention, and a widened
+    /// layer.
     fn packed_activations(&self, shape: &ModelShape, workload: &Workload) -> u64 {
         let longest = longest(workload);
         // A prompt above the bound runs alone.
@@ -308,17 +319,21 @@ impl Layout {
         let attention = shape.query_width().saturating_add(shape.key_width().saturating_mul(2));
         let inner = attention.max(shape.intermediate_size.saturating_mul(2));
         let states = product([tokens, shape.hidden_size]);
-        let tile = product([tokens.min(PACKED_TILE_TOKENS), shape.hidden_size.saturating_add(inner)]);
+        let input = shape.query_width().max(shape.intermediate_size);
+        let tile = product([tokens.min(PACKED_TILE_TOKENS), sum([shape.hidden_size, inner, input])]);
         let last = product([
             workload.batch_size.min(tokens),
             shape.query_width().saturating_add(shape.hidden_size.saturating_mul(2)),
         ]);
-        let scores = product([longest.min(PACKED_BLOCK_TOKENS), longest, PACKED_THREADS]);
+        let scores = product([longest.min(PACKED_BLOCK_TOKENS), longest]);
+        // Queries, keys, values and sums of a head.
+        let panels = product([shape.head_dimension, PACKED_ATTENTION_TOKENS]);
+        let attention = scores.max(panels).saturating_mul(PACKED_THREADS);
         let widened = match self.linear {
             LinearStorage::Plain(FLOAT32_BYTES) | LinearStorage::Blocks | LinearStorage::Channels => 0,
             LinearStorage::Plain(_) => sum(shape.layer_matrices().map(Matrix::weights)),
         };
-        sum([states, tile, last, scores, widened]).saturating_mul(FLOAT32_BYTES)
+        sum([states, tile, last, attention, widened]).saturating_mul(FLOAT32_BYTES)
     }
 
     /// Of the common beginning, and of a prompt longer than a tile.

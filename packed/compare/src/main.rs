@@ -1,5 +1,5 @@
-//! `make bench-products`: the kept crates for products of float32 matrices, on the shapes of a layer of the 0.6B, in
-//! one run.
+//! `make bench-products`: our products and those of the kept crates for float32 matrices, on the shapes of a layer of the
+//! 0.6B, in one run.
 //!
 //! `compare-products [THREADS]`: as many threads, else as many as there are processors. Each figure is the median of
 //! the rounds, in GFLOP/s; crates take turns within a round. A crate whose product differs from that of the first by
@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use rerank_packed::{Holding, Way as Ours, seconds_of_product};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensor;
 use rten_tensor::prelude::*;
@@ -103,9 +104,16 @@ fn compare(rows: usize, inner: usize, columns: usize, threads: usize) -> Vec<(&'
         let difference = first.iter().zip(&out).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
         assert!(difference < 1e-3, "{name} differs by {difference}");
     }
-    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); ways.len()];
+    let ours: Vec<(&'static str, Ours)> = [("ours", Ours::exact(Holding::Float32))]
+        .into_iter()
+        .chain(Ours::bfloat16().map(|way| ("ours, of bfloat16", way)))
+        .collect();
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); ours.len() + ways.len()];
     for _ in 0..ROUNDS {
-        for ((_, way), seconds) in ways.iter_mut().zip(&mut seconds) {
+        for ((_, way), seconds) in ours.iter().zip(&mut seconds) {
+            seconds.push(seconds_of_product(*way, rows, inner, columns));
+        }
+        for ((_, way), seconds) in ways.iter_mut().zip(&mut seconds[ours.len()..]) {
             let begun = Instant::now();
             way(&mut out);
             seconds.push(begun.elapsed().as_secs_f64());
@@ -116,5 +124,6 @@ fn compare(rows: usize, inner: usize, columns: usize, threads: usize) -> Vec<(&'
         seconds.sort_by(f64::total_cmp);
         seconds[ROUNDS / 2]
     };
-    ways.iter().zip(&mut seconds).map(|((name, _), seconds)| (*name, work / median(seconds))).collect()
+    let names = ours.iter().map(|(name, _)| *name).chain(ways.iter().map(|(name, _)| *name));
+    names.zip(&mut seconds).map(|(name, seconds)| (name, work / median(seconds))).collect()
 }

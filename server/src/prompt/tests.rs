@@ -198,13 +198,15 @@ fn the_shared_prefix_is_what_all_prompts_have_of_the_question() {
     let prompt = rerank_prompt(8192);
     let pairs = prompt.encode("i", "q", &["aaaa one", "aaaa two", "b"], Reading::default()).unwrap();
     let question = prompt.prefix_ids().len() + encoder().user_text_ids("<Instruct>: i\n<Query>: q\n<Document>: ").len();
+    // The last one, a space, might be one token with a document's first letters.
+    let question = question - 1;
     assert_eq!(pairs.shared_prefix_tokens, question);
     let alone = prompt.encode("i", "q", &["b"], Reading::default()).unwrap();
     assert_eq!(alone.shared_prefix_tokens, question, "whatever it stands beside");
     let alike = prompt.encode("i", "q", &["b one", "b two"], Reading::default()).unwrap();
     assert_eq!(alike.shared_prefix_tokens, question, "what documents have in common does not count");
     assert_eq!(prompt.encode("i", "q", &[], Reading::default()).unwrap(), EncodedPairs::default());
-    assert_eq!(shared_prefix(&[1, 2, 9], &[vec![1, 2], vec![1, 2, 3]]), 1, "one token remains of each");
+    assert_eq!(shared_prefix(&[1, 2, 9, 9], &[vec![1, 2], vec![1, 2, 3]]), 1, "one token remains of each");
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(super) struct Loaded {
 /// Reads the weights on those threads.
 pub(super) fn load(spec: &LoadSpec, threads: &ThreadPool, show_progress: bool) -> Result<Loaded, EngineError> {
     let info = weights::inspect(&spec.directory, spec.role)?;
-    let (shape, holding) = supported(&info, spec.quantization).map_err(unsupported)?;
+    let (shape, way) = supported(&info, spec.quantization).map_err(unsupported)?;
     let output = match (spec.role, info.config.tied_embeddings) {
         (ModelRole::Embedder, _) => Output::Vectors,
         (ModelRole::Reranker, true) => Output::TiedHead,
@@ -43,7 +43,7 @@ pub(super) fn load(spec: &LoadSpec, threads: &ThreadPool, show_progress: bool) -
         equal_lengths: false,
     };
     let progress = Progress::new(&spec.model, info.bytes, show_progress);
-    let read = || Model::load(&info.files, shape, output, holding, &|bytes| progress.add(bytes));
+    let read = || Model::load(&info.files, shape, output, way, &|bytes| progress.add(bytes));
     let model = threads.install(read).map_err(|error| load_error(spec, &error))?;
     progress.end();
     // What was needed to load only.

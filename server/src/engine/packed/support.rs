@@ -1,7 +1,7 @@
 //! Which models the engine runs, and in which numbers. Pure.
 
 use rerank_crds::catalog::Quantization;
-use rerank_packed::{Holding, Shape};
+use rerank_packed::{Holding, Shape, Way};
 use serde_json::Value;
 
 use crate::engine::weights::WeightsInfo;
@@ -9,16 +9,17 @@ use crate::engine::weights::WeightsInfo;
 /// Classes of the family.
 const ARCHITECTURES: [&str; 2] = ["Qwen3ForCausalLM", "Qwen3Model"];
 
-/// The model's numbers, and how its weights are to be held. The error says what stands against it and what would do.
-pub fn supported(info: &WeightsInfo, quantization: Quantization) -> Result<(Shape, Holding), String> {
-    Ok((shape(info)?, holding(quantization)?))
+/// The model's numbers, and how its weights are to be held and multiplied. The error says what stands against it and what would do.
+pub fn supported(info: &WeightsInfo, quantization: Quantization) -> Result<(Shape, Way), String> {
+    Ok((shape(info)?, way(quantization)?))
 }
 
-fn holding(quantization: Quantization) -> Result<Holding, String> {
+/// In float32, but for bfloat16 on a processor that multiplies such numbers.
+fn way(quantization: Quantization) -> Result<Way, String> {
     match quantization {
-        Quantization::Float32 => Ok(Holding::Float32),
-        Quantization::Float16 => Ok(Holding::Float16),
-        Quantization::Bfloat16 => Ok(Holding::Bfloat16),
+        Quantization::Float32 => Ok(Way::exact(Holding::Float32)),
+        Quantization::Float16 => Ok(Way::exact(Holding::Float16)),
+        Quantization::Bfloat16 => Ok(Way::bfloat16().unwrap_or_else(|| Way::exact(Holding::Bfloat16))),
         Quantization::Int8 => {
             Err("quantization int8 is not built into engine Packed; allowed: float32, float16, bfloat16".to_owned())
         }
@@ -94,9 +95,9 @@ pub(in crate::engine) mod tests {
 
     #[test]
     fn the_numbers_of_the_family_are_taken_over() {
-        let (shape, holding) = supported(&info(&json!({})), Quantization::Bfloat16).unwrap();
+        let (shape, way) = supported(&info(&json!({})), Quantization::Float16).unwrap();
         assert_eq!((shape.layers, shape.hidden, shape.key_value_heads, shape.head), (2, 128, 2, 32));
-        assert_eq!((shape.norm_epsilon, shape.rotary_base, holding), (1e-6, 1e6, Holding::Bfloat16));
+        assert_eq!((shape.norm_epsilon, shape.rotary_base, way), (1e-6, 1e6, Way::exact(Holding::Float16)));
         assert!(supported(&info(&json!({"architecture": "Qwen3Model"})), Quantization::Float32).is_ok());
     }
 
