@@ -32,8 +32,9 @@ const SPECIFICATIONS: u32 = 1_000;
 /// Of a hundred random ones the schema accepts at least so many, or the rules are not repaired any more.
 const LEAST_ACCEPTED_PERCENT: u32 = 85;
 
-/// Of a hundred accepted ones the operator refuses at most so many, or the rest says too little.
-const MOST_REFUSED_PERCENT: u32 = 30;
+/// Of a hundred accepted ones the operator refuses at most so many, or the rest says too little. Of a third the engine is
+/// Packed, which computes on a CPU only and no int8.
+const MOST_REFUSED_PERCENT: u32 = 40;
 
 /// Specifications in which each property is changed, and those that are shown to Kubernetes.
 const FEWER: usize = 300;

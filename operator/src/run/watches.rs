@@ -42,9 +42,9 @@ use crate::controller::status::unobserved;
 use crate::controller::words::describe;
 use crate::pauses::WatchPauses;
 
-/// Objects that are worked on at once. Each asks for its nine children together, so a few of them keep an API server busy; more only wait
-/// for each other.
-const CONCURRENCY: u16 = 4;
+/// Objects that are worked on at once. Each asks for its nine children together, so two of them keep an API server busy; more only wait
+/// for each other, and no more is done in the same time.
+const CONCURRENCY: u16 = 2;
 /// A reconcile takes no longer: the client's own retries would go on for minutes.
 const RECONCILE_DEADLINE: Duration = Duration::from_secs(30);
 /// Events of one object that come together are one.
