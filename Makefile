@@ -12,7 +12,7 @@ CYCLONEDX_VERSION := 0.5.9
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server node kwok e2e test test-oldest test-processors lint deny advisories bench bench-operator bench-peers bench-pods bench-products fail-overs load memory cycles timing peers golden models images sbom cuda
+.PHONY: help build demo api-server node kwok e2e test test-oldest test-processors lint deny advisories bench bench-growth bench-operator bench-peers bench-pods bench-products fail-overs load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,11 +86,17 @@ bench: build ## Print where the time of a search goes, and the server's own shar
 $(OHA):
 	$(CARGO) install oha --version $(OHA_VERSION) --locked --root target/tools
 
-bench-peers: build ## Compare our engines with those of PyPI on random weights of the 0.6B shape (hours; LAYERS=2 for a quick run; 12 GB below target).
-	target/debug/rerank-bench-peers $(LAYERS)
+bench-peers: build ## Compare our engines with those of PyPI on random weights of the 0.6B shape (hours; LAYERS=2 for a quick run, SETS=long10 for one set; 25 GB below target).
+	target/debug/rerank-bench-peers $(LAYERS) $(SETS)
 
-bench-products: ## Compare the kept crates for products of matrices on the shapes of a model (compiled for themselves, 5 minutes).
+bench-growth: build ## Look whether the time of our engine grows linearly with a request (LAYERS=4: two minutes; all of them: twenty).
+	target/debug/rerank-bench-peers growth $(LAYERS)
+
+bench-products: ## Compare our products of matrices with those of the kept crates and of OpenBLAS, on the shapes of a model (compiled for themselves, 5 minutes).
 	MATMUL_NUM_THREADS=$$(nproc) $(CARGO) run --release --locked --manifest-path packed/compare/Cargo.toml --target-dir target/compare
+	[ -x target/compare/python/bin/python3 ] || python3 -m venv target/compare/python
+	target/compare/python/bin/python3 -m pip install --quiet --disable-pip-version-check numpy==2.4.6
+	OPENBLAS_NUM_THREADS=$$(nproc) target/compare/python/bin/python3 packed/compare/blas.py
 
 load: build $(OHA) ## Load the server up to four times what it can do, and check the bounds (5 minutes, two cores).
 	target/debug/rerank-load $(OHA)

@@ -26,6 +26,21 @@ pub const TRANSFORMERS: Environment = Environment {
     limit: SET_UP_LIMIT,
 };
 
+/// llama.cpp's bindings, which pip compiles for this machine: a C++ compiler is needed.
+pub const LLAMA: Environment =
+    Environment { folder: "peers/llama-venv", requirements: "tests/peers/requirements-llama.txt", limit: SET_UP_LIMIT };
+
+/// ONNX Runtime and what exports models to it.
+pub const ONNX: Environment =
+    Environment { folder: "peers/onnx-venv", requirements: "tests/peers/requirements-onnx.txt", limit: SET_UP_LIMIT };
+
+/// OpenVINO and what exports models to it.
+pub const OPENVINO: Environment = Environment {
+    folder: "peers/openvino-venv",
+    requirements: "tests/peers/requirements-openvino.txt",
+    limit: SET_UP_LIMIT,
+};
+
 /// infinity-emb.
 pub const INFINITY: Environment = Environment {
     folder: "peers/infinity-venv",

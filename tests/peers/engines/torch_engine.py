@@ -1,42 +1,37 @@
-"""transformers and torch as an engine of `make bench-peers`: token ids in, log-odds out, a line of JSON each.
+"""transformers and torch as an engine of `make bench-peers`.
 
 As a careful user runs it: prompts sorted by length, padded on the left, the output head at the last position only.
 """
 
 import argparse
-import json
-import sys
-import time
 
 import torch
 from transformers import AutoModelForCausalLM
+
+import turns
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
-    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    begun = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).eval()
-    print(json.dumps({"load_seconds": time.perf_counter() - begun}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        begun = time.perf_counter()
-        log_odds = score(model, arguments.batch, **request)
-        print(json.dumps({"seconds": time.perf_counter() - begun, "log_odds": log_odds}), flush=True)
+
+    def load():
+        dtype = getattr(torch, arguments.precision)
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype).eval()
+        return lambda **request: score(model, **request)
+
+    turns.answer(load)
 
 
 @torch.inference_mode()
-def score(model, batch, prompts, yes, no, **_):
+def score(model, prompts, yes, no, batch, **_):
     """Log-odds of each prompt, in order."""
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
     log_odds = [0.0] * len(prompts)
-    for first in range(0, len(order), batch):
-        chosen = order[first : first + batch]
+    for chosen in turns.batches(prompts, batch):
         longest = max(len(prompts[at]) for at in chosen)
         ids = torch.zeros(len(chosen), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)

@@ -7,104 +7,42 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rerank_tests::http::{collect, read, root};
-use rerank_tests::peers::TRANSFORMERS;
 use rerank_tests::process::Watch;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::sets::Set;
+use crate::kind::Kind;
+use crate::peak_rate::PeakRate;
+use crate::sets::{Request, Set};
+
+/// Batch sizes are tried on so many prompts, the largest of them, or on fewer where they are long. That warms up, too.
+const TRIAL_PROMPTS: usize = 16;
+const TRIAL_TOKENS: usize = 2_500;
+
+/// An engine that takes so many times as long as ours is not asked again.
+const SLOW: f64 = 4.0;
 
 /// No load and no set takes longer; where ours through mistral.rs does, that is told.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// An engine, and how it is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Ours.
-    Packed { held_as: &'static str },
-    /// Ours, through mistral.rs.
-    Mistralrs,
-    /// transformers on torch.
-    Torch { dtype: &'static str, batch: usize },
-}
-
-impl Kind {
-    /// In the order in which they start; the first is what the others are held to.
-    pub(crate) fn all() -> Vec<Self> {
-        let torch =
-            ["float32", "bfloat16"].into_iter().flat_map(|dtype| [1, 4, 16].map(|batch| Self::Torch { dtype, batch }));
-        [Self::Packed { held_as: "float32" }, Self::Packed { held_as: "bfloat16" }, Self::Mistralrs]
-            .into_iter()
-            .chain(torch)
-            .collect()
-    }
-
-    /// In the published figures.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Packed { held_as: "float32" } => "packed",
-            Self::Packed { .. } => "packed, weights held as bfloat16",
-            Self::Mistralrs => "mistralrs",
-            Self::Torch { dtype: "float32", .. } => "torch",
-            Self::Torch { .. } => "torch, bfloat16",
-        }
-    }
-
-    /// Of its arithmetic.
-    pub(crate) fn precision(self) -> &'static str {
-        match self {
-            Self::Packed { .. } | Self::Mistralrs => "float32",
-            Self::Torch { dtype, .. } => dtype,
-        }
-    }
-
-    pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Packed { .. } | Self::Mistralrs)
-    }
-
-    /// Whether what the prompts share is computed once.
-    pub(crate) fn reuses_prefix(self) -> bool {
-        matches!(self, Self::Packed { .. })
-    }
-
-    /// How far its log-odds may be from ours: sums in another order, or arithmetic of three digits.
-    fn allowed(self) -> f64 {
-        if self.precision() == "float32" { 1e-3 } else { 0.3 }
-    }
-
-    async fn command(self, model: &Path, threads: usize) -> Result<Command> {
-        let ours = |engine: &str, quantization: &str| -> Result<Command> {
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args(["ours", engine, quantization]).arg(model);
-            Ok(command)
-        };
-        match self {
-            Self::Packed { held_as } => ours("Packed", held_as),
-            Self::Mistralrs => ours("Mistralrs", "float32"),
-            Self::Torch { dtype, batch } => {
-                let mut command = Command::new(TRANSFORMERS.python().await?);
-                command.arg(root().join("tests/peers/engines/torch_engine.py")).arg("--model").arg(model);
-                command.args(["--dtype", dtype, "--batch", &batch.to_string(), "--threads", &threads.to_string()]);
-                Ok(command)
-            }
-        }
-    }
-}
-
 /// A running engine and what was measured of it.
 pub(crate) struct Engine {
     pub(crate) kind: Kind,
-    process: Talking,
-    /// Of the first answer.
+    /// `None`: it is not asked again.
+    process: Option<Talking>,
+    /// Prompts that it computes together.
+    pub(crate) batch: usize,
+    /// Of the first turn.
     pub(crate) log_odds: Vec<f64>,
-    pub(crate) first_seconds: f64,
     /// The largest difference of a probability from ours.
     pub(crate) drift: f64,
     pub(crate) load_seconds: f64,
-    /// Of own memory, loading and the first answer.
+    /// Resident memory with mapped weights, at most: loading and the first turn.
     pub(crate) peak_bytes: u64,
+    /// Of its turns.
     seconds: Vec<f64>,
 }
 
@@ -120,21 +58,26 @@ struct Answer {
 }
 
 impl Engine {
-    /// Loads the model and answers the set once, which counts for memory and scores and not for time.
+    /// Loads the model, finds the best batch size on a few prompts, and takes the first turn. `ours`: what it is held to.
     pub(crate) async fn start(
         kind: Kind,
         model: &Path,
         threads: usize,
         set: &Set,
-        expected: Option<&[f64]>,
+        ours: Option<&Self>,
     ) -> Result<Self> {
         let mut process = Talking::start(kind.command(model, threads).await?, threads)?;
-        let watch = Watch::start(process.child.id().context("it has ended")?);
+        let pid = process.child.id().context("it has ended")?;
+        let watch = Watch::start(pid);
         let Loaded { load_seconds } = process.hear().await?;
-        let Answer { seconds, log_odds } = process.ask(set).await?;
-        let peak_bytes = watch.stop()?.own;
+        let loading = watch.stop()?;
+        let batch = process.best_batch(kind, set).await?;
+        let watch = Watch::start(pid);
+        let Answer { seconds, log_odds } = process.ask(&set.request, batch).await?;
+        let answering = watch.stop()?;
         ensure!(log_odds.len() == set.request.prompts.len(), "it answered {} prompts", log_odds.len());
-        let pairs = || log_odds.iter().zip(expected.unwrap_or(&log_odds));
+        let expected = ours.map_or(&log_odds, |ours| &ours.log_odds);
+        let pairs = || log_odds.iter().zip(expected);
         let difference = pairs().map(|(theirs, ours)| (theirs - ours).abs()).fold(0.0, f64::max);
         ensure!(
             difference <= kind.allowed(),
@@ -142,31 +85,36 @@ impl Engine {
         );
         let probability = |log_odds: f64| 1.0 / (1.0 + (-log_odds).exp());
         let drift = pairs().map(|(theirs, ours)| (probability(*theirs) - probability(*ours)).abs()).fold(0.0, f64::max);
+        let peak_bytes = (loading.own + loading.file).max(answering.own + answering.file);
+        let is_slow = ours.is_some_and(|ours| seconds > SLOW * ours.seconds());
+        eprintln!("{}: {}, {}: {seconds:.1} s at first", set.name, kind.name(), kind.precision());
         Ok(Self {
             kind,
-            process,
+            process: (!is_slow).then_some(process),
+            batch,
             log_odds,
-            first_seconds: seconds,
             drift,
             load_seconds,
             peak_bytes,
-            seconds: Vec::new(),
+            seconds: vec![seconds],
         })
     }
 
     pub(crate) async fn take_a_turn(&mut self, set: &Set) -> Result<()> {
-        let Answer { seconds, .. } = self.process.ask(set).await?;
-        self.seconds.push(seconds);
+        if let Some(process) = &mut self.process {
+            let Answer { seconds, .. } = process.ask(&set.request, self.batch).await?;
+            self.seconds.push(seconds);
+        }
         Ok(())
     }
 
-    /// How far its turns are apart, as a part of their median.
-    pub(crate) fn spread(&self) -> f64 {
+    /// How far its turns are apart, as a part of their median; `None` where it was measured once.
+    pub(crate) fn spread(&self) -> Option<f64> {
         let (low, high) = self
             .seconds
             .iter()
             .fold((f64::MAX, 0.0_f64), |(low, high), seconds| (low.min(*seconds), high.max(*seconds)));
-        (high - low) / self.seconds()
+        (self.seconds.len() > 1).then(|| (high - low) / self.seconds())
     }
 
     /// The median of its turns.
@@ -177,10 +125,27 @@ impl Engine {
     }
 }
 
-/// GFLOP/s of products alone.
-pub(crate) async fn peak_rate() -> Result<f64> {
+/// An engine that is asked alone.
+pub(crate) struct Lone(Talking);
+
+impl Lone {
+    /// Loads the model. Answers how many seconds that took.
+    pub(crate) async fn start(kind: Kind, model: &Path, threads: usize) -> Result<(Self, f64)> {
+        let mut process = Talking::start(kind.command(model, threads).await?, threads)?;
+        let Loaded { load_seconds } = process.hear().await?;
+        Ok((Self(process), load_seconds))
+    }
+
+    /// Seconds of an answer.
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<f64> {
+        Ok(self.0.ask(request, 1).await?.seconds)
+    }
+}
+
+/// Of products alone.
+pub(crate) async fn peak_rate() -> Result<PeakRate> {
     let output = Command::new(std::env::current_exe()?).arg("peak-rate").output().await?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().context("the rate of products could not be measured")
+    serde_json::from_slice(&output.stdout).context("the rate of products could not be measured")
 }
 
 /// A process that is asked and answers in lines. Dropping it ends it.
@@ -204,8 +169,31 @@ impl Talking {
         Ok(Self { child, requests, answers, log })
     }
 
-    async fn ask(&mut self, set: &Set) -> Result<Answer> {
-        let mut line = serde_json::to_vec(&set.request)?;
+    /// The batch size that answers a part of the set fastest.
+    async fn best_batch(&mut self, kind: Kind, set: &Set) -> Result<usize> {
+        let prompts = &set.request.prompts;
+        let (mut tokens, step) = (0, (prompts.len() / TRIAL_PROMPTS).max(1));
+        let chosen = prompts.iter().step_by(step).take(TRIAL_PROMPTS).take_while(|prompt| {
+            tokens += prompt.len();
+            tokens <= TRIAL_TOKENS
+        });
+        let part = Request { prompts: chosen.cloned().collect(), ..set.request.clone() };
+        let first = Request { prompts: prompts.iter().take(1).cloned().collect(), ..set.request.clone() };
+        self.ask(&first, 1).await?;
+        let mut fastest = (f64::MAX, 1);
+        for batch in kind.batches() {
+            let Answer { seconds, .. } = self.ask(&part, *batch).await?;
+            if seconds < fastest.0 {
+                fastest = (seconds, *batch);
+            }
+        }
+        Ok(fastest.1)
+    }
+
+    async fn ask(&mut self, request: &Request, batch: usize) -> Result<Answer> {
+        let mut request = serde_json::to_value(request)?;
+        request["batch"] = json!(batch);
+        let mut line = serde_json::to_vec(&request)?;
         line.push(b'\n');
         self.requests.write_all(&line).await.context("it does not listen")?;
         self.hear().await

@@ -1,13 +1,18 @@
 //! What was measured, for people and for other programs. I/O: prints, and writes below `docs/benchmarks`.
 
-use anyhow::{Context, Result};
-use plotters::prelude::*;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use rerank_tests::http::root;
+use rerank_tests::peers::TRANSFORMERS;
 use rerank_tests::random_model::Shape;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::engines::Engine;
-use crate::sets::Set;
+use crate::kind::Kind;
+use crate::peak_rate::PeakRate;
+use crate::sets::{NAMES, Set};
 
 /// The processor's own name.
 pub(crate) fn processor() -> Result<String> {
@@ -16,25 +21,41 @@ pub(crate) fn processor() -> Result<String> {
     Ok(name.map_or("unknown", |(_, name)| name.trim()).to_owned())
 }
 
-/// A table of one set, the fastest first.
-pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: f64) {
+/// A table of one set, the fastest first. A column with an `x` is how many times as long as ours an engine takes.
+pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate) {
     let (tokens, pairs) = (count(set.tokens()), count(set.request.prompts.len()));
     println!("\n{} ({}), {tokens} tokens of which each shares {}", set.name, set.about, set.request.shared);
+    let of_ours = |quantization: &'static str| {
+        engines.iter().find(|engine| engine.kind == Kind::Packed { quantization }).map_or(f64::NAN, Engine::seconds)
+    };
+    let (exact, narrow) = (of_ours("float32"), of_ours("bfloat16"));
     println!(
-        "{:<34} {:>9} {:>9} {:>8} {:>9} {:>9} {:>10} {:>9} {:>10} {:>7}",
-        "engine", "precision", "seconds", "spread", "tokens/s", "pairs/s", "ours takes", "load, s", "peak, MB", "drift"
+        "{:<24} {:>9} {:>5} {:>8} {:>6} {:>9} {:>8} {:>14} {:>15} {:>8} {:>9} {:>7}",
+        "engine",
+        "precision",
+        "batch",
+        "seconds",
+        "spread",
+        "tokens/s",
+        "pairs/s",
+        "packed float32",
+        "packed bfloat16",
+        "load, s",
+        "peak, MB",
+        "drift"
     );
-    let ours = engines.iter().find(|engine| engine.kind.name() == "packed").map_or(f64::NAN, Engine::seconds);
     for engine in engines {
         let seconds = engine.seconds();
         println!(
-            "{:<34} {:>9} {seconds:>9.2} {:>7.0}% {:>9.0} {:>9.2} {:>8.2} x {:>9.2} {:>10.0} {:>7.0e}",
+            "{:<24} {:>9} {:>5} {seconds:>8.2} {:>6} {:>9.0} {:>8.2} {:>12.2} x {:>13.2} x {:>8.2} {:>9.0} {:>7.0e}",
             engine.kind.name(),
             engine.kind.precision(),
-            engine.spread() * 100.0,
+            if engine.kind.is_ours() { "-".to_owned() } else { engine.batch.to_string() },
+            engine.spread().map_or_else(|| "once".to_owned(), |spread| format!("{:.0}%", spread * 100.0)),
             tokens / seconds,
             pairs / seconds,
-            ours / seconds,
+            seconds / exact,
+            seconds / narrow,
             engine.load_seconds,
             count(usize::try_from(engine.peak_bytes).unwrap_or(usize::MAX)) / 1e6,
             engine.drift
@@ -45,28 +66,52 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: f64) {
     let own: usize = set.request.prompts.iter().map(|prompt| prompt.len() - set.request.shared).sum();
     let layers = count(shape.layers);
     let products = count(shape.products_of_a_token()) * (layers - 5.0 / 6.0) / layers;
-    let rate = 2.0 * count(own + set.request.shared) * products / ours / 1e9;
-    println!(
-        "packed: {rate:.0} GFLOP/s of a layer's four products, {:.0} % of what products reach alone",
-        100.0 * rate / peak
-    );
+    let needed = 2.0 * count(own + set.request.shared) * products / 1e9;
+    for (name, seconds, alone) in [("float32", exact, peak.float32), ("bfloat16", narrow, peak.bfloat16)] {
+        println!(
+            "packed, {name}: {:.0} GFLOP/s of layers' products, {:.0} % of the {alone:.0} that they reach alone",
+            needed / seconds,
+            100.0 * needed / seconds / alone
+        );
+    }
 }
 
-/// `docs/benchmarks/peers.json` and `peers.svg`.
-pub(crate) fn write(results: &[(&Set, Vec<Engine>)]) -> Result<()> {
-    let sets: Vec<Value> = results
-        .iter()
-        .map(|(set, engines)| {
-            let engines: Vec<Value> = engines.iter().map(|engine| entry(set, engine)).collect();
-            json!({"set": set.name, "engines": engines})
-        })
-        .collect();
+/// Puts the figures of a set into `docs/benchmarks/peers.json`. Those of other sets stay where they were measured on the same
+/// processor and day.
+pub(crate) fn write(set: &Set, engines: &[Engine]) -> Result<()> {
+    let file = folder()?.join("peers.json");
     let date = jiff::Zoned::now().date().to_string();
-    let all = json!({"cpu": processor()?, "date": date, "sets": sets});
+    let mut all = json!({"cpu": processor()?, "date": date, "sets": []});
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        let before: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+        if before["cpu"] == all["cpu"] && before["date"] == all["date"] {
+            all = before;
+        }
+    }
+    let engines: Vec<Value> = engines.iter().map(|engine| entry(set, engine)).collect();
+    let sets = all["sets"].as_array_mut().context("peers.json has no sets")?;
+    sets.retain(|other| other["set"] != set.name);
+    sets.push(json!({"set": set.name, "engines": engines}));
+    sets.sort_by_key(|set| NAMES.iter().position(|name| set["set"] == *name));
+    std::fs::write(&file, serde_json::to_string_pretty(&all)? + "\n")?;
+    Ok(())
+}
+
+/// Draws `peers.json`, as PNG and as SVG.
+pub(crate) async fn plot() -> Result<()> {
+    let mut command = Command::new(TRANSFORMERS.python().await?);
+    let folder = folder()?;
+    command.arg(root().join("tests/peers/plot.py")).arg(folder.join("peers.json"));
+    command.args([folder.join("peers.png"), folder.join("peers.svg")]).kill_on_drop(true);
+    let output = command.output().await?;
+    ensure!(output.status.success(), "no plot: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn folder() -> Result<PathBuf> {
     let folder = root().join("docs/benchmarks");
     std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("peers.json"), serde_json::to_string_pretty(&all)? + "\n")?;
-    plot(&folder.join("peers.svg"), results)
+    Ok(folder)
 }
 
 fn entry(set: &Set, engine: &Engine) -> Value {
@@ -81,32 +126,6 @@ fn entry(set: &Set, engine: &Engine) -> Value {
         "peakBytes": engine.peak_bytes,
         "maxScoreDrift": engine.drift,
     })
-}
-
-/// Bars of tokens a second, a group for each set.
-fn plot(path: &std::path::Path, results: &[(&Set, Vec<Engine>)]) -> Result<()> {
-    let area = SVGBackend::new(path, (900, 360)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let parts = area.split_evenly((1, results.len()));
-    for (part, (set, engines)) in parts.iter().zip(results) {
-        let most = engines.iter().map(|engine| count(set.tokens()) / engine.seconds()).fold(0.0, f64::max);
-        let mut chart = ChartBuilder::on(part)
-            .caption(format!("{}, tokens/s", set.name), ("sans-serif", 16))
-            .margin(10)
-            .y_label_area_size(50)
-            .x_label_area_size(10)
-            .build_cartesian_2d(0.0..count(engines.len()), 0.0..most * 1.1)?;
-        chart.configure_mesh().disable_x_mesh().x_labels(0).draw()?;
-        for (at, engine) in engines.iter().enumerate() {
-            let (left, value) = (count(at), count(set.tokens()) / engine.seconds());
-            let colour = if engine.kind.is_ours() { RGBColor(0, 110, 180) } else { RGBColor(150, 150, 150) };
-            chart.draw_series([Rectangle::new([(left + 0.1, 0.0), (left + 0.9, value)], colour.filled())])?;
-            let label = Text::new(engine.kind.name(), (left + 0.15, most * 0.02), ("sans-serif", 11));
-            chart.draw_series([label])?;
-        }
-    }
-    area.present()?;
-    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "such counts are exact in a double")]

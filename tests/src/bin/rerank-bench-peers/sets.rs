@@ -12,6 +12,9 @@ const SEED: u64 = 1;
 /// No prompt is cut.
 const MAXIMUM_LENGTH: usize = 8_192;
 
+/// Of the sets, in their order.
+pub(crate) const NAMES: [&str; 3] = ["documents50", "titles200", "long10"];
+
 /// One request.
 #[derive(Clone, Debug)]
 pub(crate) struct Set {
@@ -60,6 +63,7 @@ pub(crate) fn all(model: &Path) -> Result<[Set; 3]> {
     let long: Vec<String> = (0..10).map(|_| words_of_any(1_250)).collect();
     let titles: Vec<String> =
         corpus.documents.iter().cycle().take(200).map(|document| document.title.clone()).collect();
+    let [name_of_documents, name_of_titles, name_of_long] = NAMES;
     let set = |name, about, documents: &[String]| {
         let documents: Vec<&str> = documents.iter().map(String::as_str).collect();
         let pairs = prompt.encode(QUERY_INSTRUCTION, &query, &documents, Reading::default())?;
@@ -68,8 +72,8 @@ pub(crate) fn all(model: &Path) -> Result<[Set; 3]> {
         Ok::<_, anyhow::Error>(Set { name, about, request })
     };
     Ok([
-        set("documents50", "50 documents of 60 to 200 words", &documents)?,
-        set("titles200", "200 titles", &titles)?,
-        set("long10", "10 documents of about 2,000 tokens", &long)?,
+        set(name_of_documents, "50 documents of 60 to 200 words", &documents)?,
+        set(name_of_titles, "200 titles", &titles)?,
+        set(name_of_long, "10 documents of about 2,000 tokens", &long)?,
     ])
 }
