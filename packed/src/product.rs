@@ -5,8 +5,8 @@
 //! ([`blocks`]). Elsewhere the crate `gemm` reads weights and rows as they lie ([`portable`]).
 //!
 //! Why kernels of our own: the kept crates put weights in order anew for every product, or know float32 only. With
-//! panels made once float32 reaches what the processor can do, bfloat16 twice that, and a row's sums are added up in one
-//! order whatever stands beside it.
+//! panels made once float32 comes close to what the processor can do, bfloat16 to twice that, and a row's sums are added up
+//! in one order whatever stands beside it.
 
 use crate::linear::{Linear, Way};
 use crate::matrix::Values;

@@ -1,8 +1,8 @@
 //! Products of float32 matrices by the crate `gemm`. The only place that calls it.
 //!
-//! Why that crate: of those that are kept it is the fastest for our shapes on several threads, chooses the widest
-//! instructions at run time, and adds up a row's products in an order that depends on nothing but the inner length
-//! ([`FEWEST_ROWS`] apart), so that what is in a batch beside a text does not change its score.
+//! Why that crate: it chooses the widest instructions at run time, and adds up a row's products in an order that depends on
+//! nothing but the inner length ([`FEWEST_ROWS`] apart), so that what is in a batch beside a text does not change its score.
+//! Of the kept crates it is among the fastest for our shapes on several threads (`make bench-products`).
 
 use gemm::Parallelism;
 
