@@ -150,14 +150,15 @@ impl<'a> Pass<'a> {
             if stop() {
                 return Err(Stopped);
             }
-            self.project_attention(tile, layer, ready, is_last);
+            let ends: Vec<usize> = self.ends(tile).map(|(_, row)| row).collect();
+            self.project_attention(tile, &ends, layer, ready, is_last);
             self.keep_keys(tile);
             self.attend(number, tile, is_last);
             if !is_last {
-                self.project_output(tile, ready);
+                self.project_output(tile, &ends, ready);
                 let states = &mut self.states[tile.first * self.shape.hidden..][..tile.rows * self.shape.hidden];
                 let room = (&mut self.normed[..], &mut self.inner[..], &mut self.words);
-                feed_forward(states, room, self.shape, layer, ready);
+                feed_forward(states, &ends, room, self.shape, layer, ready);
             }
         }
         if is_last {
@@ -167,14 +168,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Norm, then queries, keys and values of a tile; of the last layer the queries of last rows only.
-    fn project_attention(&mut self, tile: &Tile, layer: &Layer, ready: &ReadyLayer<'_>, is_last: bool) {
+    fn project_attention(&mut self, tile: &Tile, ends: &[usize], layer: &Layer, ready: &ReadyLayer<'_>, is_last: bool) {
         let shape = self.shape;
         let (hidden, width, queries) = (shape.hidden, shape.attention_width(), shape.query_width());
         let states = &self.states[tile.first * hidden..][..tile.rows * hidden];
         let normed = &mut self.normed[..tile.rows * hidden];
         normalize_rows(states, &layer.attention_norm, shape, normed);
         let inner = &mut self.inner[..tile.rows * width];
-        let input = Input::new(Rows::dense(normed, hidden), ready.keys_values, &mut self.words);
+        let input = Input::new(Rows::dense(normed, hidden), ends, ready.keys_values, &mut self.words);
         let keys_values =
             RowsMut { values: &mut inner[queries..], stride: width, count: tile.rows, columns: width - queries };
         project(keys_values, &input, ready.keys_values, Into::Replace);
@@ -208,7 +209,8 @@ impl<'a> Pass<'a> {
             self.last.states[text * hidden..][..hidden].copy_from_slice(state);
         }
         let rows = &mut self.last.queries[first * queries..][..ends.len() * queries];
-        let input = Input::new(Rows::dense(&normed, hidden), ready.queries, &mut self.words);
+        let all: Vec<usize> = (0..ends.len()).collect();
+        let input = Input::new(Rows::dense(&normed, hidden), &all, ready.queries, &mut self.words);
         project(RowsMut::dense(rows, queries), &input, ready.queries, Into::Replace);
         let (query_norm, _) = head_norms(layer, shape);
         for (row, (_, at)) in rows.chunks_exact_mut(queries).zip(ends) {
@@ -292,13 +294,13 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn project_output(&mut self, tile: &Tile, ready: &ReadyLayer<'_>) {
+    fn project_output(&mut self, tile: &Tile, ends: &[usize], ready: &ReadyLayer<'_>) {
         let shape = self.shape;
         let (hidden, width, queries) = (shape.hidden, shape.attention_width(), shape.query_width());
         let answers =
             Rows { values: &self.inner[..tile.rows * width], stride: width, count: tile.rows, columns: queries };
         let states = &mut self.states[tile.first * hidden..][..tile.rows * hidden];
-        let input = Input::new(answers, ready.output, &mut self.words);
+        let input = Input::new(answers, ends, ready.output, &mut self.words);
         project(RowsMut::dense(states, hidden), &input, ready.output, Into::Add);
     }
 
@@ -316,10 +318,11 @@ impl<'a> Pass<'a> {
             if stop() {
                 return Err(Stopped);
             }
-            let input = Input::new(Rows::dense(answers, queries), ready.output, &mut self.words);
+            let all: Vec<usize> = (0..states.len() / hidden).collect();
+            let input = Input::new(Rows::dense(answers, queries), &all, ready.output, &mut self.words);
             project(RowsMut::dense(states, hidden), &input, ready.output, Into::Add);
             let room = (&mut self.normed[..], &mut self.inner[..], &mut self.words);
-            feed_forward(states, room, self.shape, layer, ready);
+            feed_forward(states, &all, room, self.shape, layer, ready);
         }
         Ok(())
     }
@@ -338,10 +341,11 @@ fn normalize_rows(states: &[f32], weight: &[f32], shape: &Shape, to: &mut [f32])
     rows.for_each(|(row, to)| normalize(row, weight, shape.norm_epsilon, to));
 }
 
-/// `states += down · (silu(gate · n) · (up · n))`, `n` the normed states. `room`: `normed` and `inner` of that many rows,
-/// and words.
+/// `states += down · (silu(gate · n) · (up · n))`, `n` the normed states. `ends`: rows that end a text. `room`: `normed` and
+/// `inner` of that many rows, and words.
 fn feed_forward(
     states: &mut [f32],
+    ends: &[usize],
     (normed, inner, words): (&mut [f32], &mut [f32], &mut Vec<u32>),
     shape: &Shape,
     layer: &Layer,
@@ -353,13 +357,13 @@ fn feed_forward(
     normalize_rows(states, &layer.feed_forward_norm, shape, normed);
     let inner = &mut inner[..rows * 2 * intermediate];
     let gates_and_ups = RowsMut::dense(inner, 2 * intermediate);
-    let input = Input::new(Rows::dense(normed, hidden), ready.gate_up, words);
+    let input = Input::new(Rows::dense(normed, hidden), ends, ready.gate_up, words);
     project(gates_and_ups, &input, ready.gate_up, Into::Replace);
     inner.par_chunks_exact_mut(2 * intermediate).for_each(|row| {
         let (gates, ups) = row.split_at_mut(intermediate);
         gate(gates, ups);
     });
     let gated = Rows { values: inner, stride: 2 * intermediate, count: rows, columns: intermediate };
-    let input = Input::new(gated, ready.down, words);
+    let input = Input::new(gated, ends, ready.down, words);
     project(RowsMut::dense(states, hidden), &input, ready.down, Into::Add);
 }

@@ -1,6 +1,6 @@
 //! The forward pass of Qwen3 on a CPU, for what reranking asks of it: many texts with one beginning, read once, and
 //! of each the answer at its last token. Arithmetic is float32 throughout, however weights are held, but for products of
-//! bfloat16 where they are asked for and the processor has them ([`Way`]).
+//! bfloat16 where they are asked for and the processor has them, and of 8 bits where they are asked for ([`Way`]).
 //!
 //! # The way of a batch
 //!
@@ -31,7 +31,7 @@
 //! Memory beside the weights: `states`, one tile and once more the input of a product, the keys and values of the
 //! beginning (of one layer; of all layers, up to 64 MB, to be used again by the next batch) and of a text longer than a
 //! tile, less than a megabyte a thread for attention, and where weights are held in 16 bits and multiplied in 32 one layer
-//! of them in 32.
+//! of them in 32. Weights of 8 bits are made while they are read, 32 outputs on each thread at a time.
 //!
 //! # Guarantees
 //! What an answer is does not depend on what else is in the batch, to the last bit: every product adds up in an order
@@ -58,6 +58,6 @@ pub use instructions::instructions;
 pub use linear::Way;
 pub use matrix::Holding;
 pub use model::{Model, Output};
-pub use product::seconds_of_product;
+pub use product::{MOST_INPUTS as MOST_INPUTS_OF_INT8, Rounding, seconds_of_product};
 pub use shape::Shape;
 pub use weights::LoadError;

@@ -147,24 +147,26 @@ impl Model {
 impl Layer {
     fn load(files: &WeightFiles<'_>, prefix: &str, shape: &Shape, way: Way) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{prefix}{name}.weight");
-        let stacked = |parts: &[(&str, usize)], columns| {
+        let stacked = |parts: &[(&str, usize)], columns, norm: Option<&[f32]>| {
             let parts: Vec<_> = parts.iter().map(|(part, rows)| (name(part), *rows)).collect();
-            files.linear(&parts, columns, way)
+            files.linear(&parts, columns, norm, way)
         };
-        let (queries, keys) = (shape.query_width(), shape.key_width());
+        let (hidden, queries, keys) = (shape.hidden, shape.query_width(), shape.key_width());
+        let attention_norm = files.vector(&name("input_layernorm"), hidden)?;
+        let feed_forward_norm = files.vector(&name("post_attention_layernorm"), hidden)?;
+        let (before_attention, before_feed_forward) = (Some(&attention_norm[..]), Some(&feed_forward_norm[..]));
+        let keys_values = [("self_attn.k_proj", keys), ("self_attn.v_proj", keys)];
+        let gate_up = [("mlp.gate_proj", shape.intermediate), ("mlp.up_proj", shape.intermediate)];
         Ok(Self {
-            attention_norm: files.vector(&name("input_layernorm"), shape.hidden)?,
-            queries: stacked(&[("self_attn.q_proj", queries)], shape.hidden)?,
-            keys_values: stacked(&[("self_attn.k_proj", keys), ("self_attn.v_proj", keys)], shape.hidden)?,
+            queries: stacked(&[("self_attn.q_proj", queries)], hidden, before_attention)?,
+            keys_values: stacked(&keys_values, hidden, before_attention)?,
             query_norm: files.vector(&name("self_attn.q_norm"), shape.head)?,
             key_norm: files.vector(&name("self_attn.k_norm"), shape.head)?,
-            output: stacked(&[("self_attn.o_proj", shape.hidden)], queries)?,
-            feed_forward_norm: files.vector(&name("post_attention_layernorm"), shape.hidden)?,
-            gate_up: stacked(
-                &[("mlp.gate_proj", shape.intermediate), ("mlp.up_proj", shape.intermediate)],
-                shape.hidden,
-            )?,
-            down: stacked(&[("mlp.down_proj", shape.hidden)], shape.intermediate)?,
+            output: stacked(&[("self_attn.o_proj", hidden)], queries, None)?,
+            gate_up: stacked(&gate_up, hidden, before_feed_forward)?,
+            down: stacked(&[("mlp.down_proj", hidden)], shape.intermediate, None)?,
+            attention_norm,
+            feed_forward_norm,
         })
     }
 

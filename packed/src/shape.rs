@@ -24,6 +24,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Inputs of the widest linear layer.
+    pub fn most_inputs(&self) -> usize {
+        self.hidden.max(self.intermediate).max(self.query_width())
+    }
+
     /// Width of all queries of a token.
     pub(crate) fn query_width(&self) -> usize {
         self.query_heads * self.head

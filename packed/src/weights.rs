@@ -17,9 +17,16 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::linear::{Linear, Way};
 use crate::matrix::{Holding, Matrix, Values};
+use crate::product::Rounding;
 
 /// Values that are read as one piece of work.
 const PIECE: usize = 1 << 18;
+
+/// How many times as large as the usual a weight of a norm is that makes its channel stand out.
+const OUTLIER: f32 = 4.0;
+
+/// Channels that count as standing out, at most: the largest.
+const MOST_OUTLIERS: usize = 16;
 
 /// Longest header that is read; the format allows no longer one.
 const LONGEST_HEADER_BYTES: u64 = 100_000_000;
@@ -128,9 +135,49 @@ impl<'a> WeightFiles<'a> {
     }
 
     /// The weights of a linear layer: one or several tensors, one below the other, each with its name and rows.
-    pub(crate) fn linear(&self, parts: &[(String, usize)], inputs: usize, way: Way) -> Result<Linear, LoadError> {
+    /// `norm`: the weights of the norm before it, if it has one.
+    pub(crate) fn linear(
+        &self,
+        parts: &[(String, usize)],
+        inputs: usize,
+        norm: Option<&[f32]>,
+        way: Way,
+    ) -> Result<Linear, LoadError> {
+        if let Some(rounding) = way.rounding {
+            let wide = norm.filter(|_| rounding.keeps_outliers).map(outliers);
+            return self.quantized(parts, inputs, rounding, wide.unwrap_or_default());
+        }
         let Matrix { rows, columns, values } = self.matrix(parts, inputs, way.holding)?;
         Ok(Linear::new(rows, columns, values, way.kernel))
+    }
+
+    /// The same in 8 bits: read, and rounded, some outputs at a time.
+    fn quantized(
+        &self,
+        parts: &[(String, usize)],
+        inputs: usize,
+        rounding: Rounding,
+        wide: Vec<usize>,
+    ) -> Result<Linear, LoadError> {
+        let tensors = self.parts(parts, inputs)?;
+        let outputs = parts.iter().map(|(_, rows)| rows).sum();
+        Linear::quantized((outputs, inputs), rounding, wide, |wanted, to| {
+            let mut first = 0;
+            for ((_, rows), tensor) in parts.iter().zip(&tensors) {
+                let (from, end) = (wanted.start.max(first), wanted.end.min(first + rows));
+                if from < end {
+                    let to = &mut to[(from - wanted.start) * inputs..(end - wanted.start) * inputs];
+                    (self.progress)(tensor.read((from - first) * inputs, to)?);
+                }
+                first += rows;
+            }
+            Ok(())
+        })
+    }
+
+    /// Tensors of so many columns, each with its name and rows. What is not there in that size is not made room for.
+    fn parts(&self, parts: &[(String, usize)], columns: usize) -> Result<Vec<Tensor>, LoadError> {
+        parts.iter().map(|(name, rows)| self.find(name, &[*rows, columns])).collect()
     }
 
     /// A matrix of one or several tensors, one below the other, each with its name and rows.
@@ -140,9 +187,7 @@ impl<'a> WeightFiles<'a> {
         columns: usize,
         holding: Holding,
     ) -> Result<Matrix, LoadError> {
-        // What is not there in that size is not made room for.
-        let tensors = parts.iter().map(|(name, rows)| self.find(name, &[*rows, columns]));
-        let tensors = tensors.collect::<Result<Vec<Tensor>, LoadError>>()?;
+        let tensors = self.parts(parts, columns)?;
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         let mut matrix = Matrix::new(rows, columns, holding);
         let mut from = 0;
@@ -249,6 +294,19 @@ impl Held for bf16 {
     fn from_bfloat16(bits: &[u16], to: &mut [Self]) {
         to.copy_from_slice(bits.reinterpret_cast());
     }
+}
+
+/// Channels that stand out by the weights of a norm, in ascending order: as large models have them, whose other channels
+/// would lose their digits to these.
+fn outliers(norm: &[f32]) -> Vec<usize> {
+    let mut sizes: Vec<f32> = norm.iter().map(|weight| weight.abs()).collect();
+    let middle = sizes.len() / 2;
+    let usual = *sizes.select_nth_unstable_by(middle, f32::total_cmp).1;
+    let mut found: Vec<usize> = (0..norm.len()).filter(|at| norm[*at].abs() > OUTLIER * usual).collect();
+    found.sort_by(|a, b| norm[*b].abs().total_cmp(&norm[*a].abs()));
+    found.truncate(MOST_OUTLIERS);
+    found.sort_unstable();
+    found
 }
 
 fn unreadable(path: &Path, source: io::Error) -> LoadError {

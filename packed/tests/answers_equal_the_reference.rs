@@ -136,7 +136,7 @@ fn vectors_equal_the_reference() {
 
 #[test]
 fn a_score_does_not_depend_on_its_company_nor_on_threads() {
-    let ways = || exact_ways().into_iter().chain(Way::bfloat16());
+    let ways = || exact_ways().into_iter().chain(Way::bfloat16()).chain([Way::int8(Holding::Bfloat16)]);
     for ((name, output), way) in RERANKERS.into_iter().flat_map(|reranker| ways().map(move |way| (reranker, way))) {
         let (model, golden) = (load(name, output, way), golden(name));
         let shared = common(&golden.prompts);
@@ -212,6 +212,19 @@ fn products_of_bfloat16_stay_close_to_the_reference() {
         println!("{name}: largest difference {largest:.1e}");
         // Of each number eight bits are kept; torch's bfloat16, which rounds between layers too, is further away.
         assert!(largest > 0.0 && largest <= 0.03, "{name}: {largest}");
+    }
+}
+
+#[test]
+fn numbers_of_8_bits_stay_close_to_the_reference() {
+    for (name, output) in RERANKERS {
+        let (model, golden) = (load(name, output, Way::int8(Holding::Float16)), golden(name));
+        let shared = common(&golden.prompts);
+        let scores = score(&model, &golden.prompts, shared, golden.answers);
+        let differences = scores.iter().zip(&golden.scores).map(|(logits, score)| (probability(*logits) - score).abs());
+        let largest = differences.fold(0.0, f64::max);
+        println!("{name}: largest difference {largest:.1e}");
+        assert!(largest > 0.0 && largest <= 0.15, "{name}: {largest}");
     }
 }
 

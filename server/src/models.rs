@@ -128,17 +128,15 @@ impl ConfiguredModels {
         let smallest_batch = Batch { size: 1, token_budget: batch.max_length, ..batch };
         let smaller_batch = self.predict(engine, shape, key.quantization, smallest_batch);
         let mut alternatives = vec![(MemoryFix::SmallerBatch, smaller_batch)];
-        // Packed has no int8.
-        let of_int8 = self.config.engine.for_the_catalogue(self.device, Quantization::Int8);
-        if key.quantization != Quantization::Int8 && of_int8 != EngineKind::Packed {
-            alternatives.push((MemoryFix::Int8, self.predict(of_int8, shape, Quantization::Int8, batch)));
+        if key.quantization != Quantization::Int8 {
+            alternatives.push((MemoryFix::Int8, self.predict(engine, shape, Quantization::Int8, batch)));
         }
         // Another embedder would mean to index everything anew: no fix for a load.
         if key.role == ModelRole::Reranker {
             let [smallest, ..] = &RERANKERS;
             let smaller = ModelKey { model: smallest.id.to_owned(), ..key.clone() };
             let positions = usize::try_from(smallest.shape.maximum_positions).unwrap_or(usize::MAX);
-            let engine = self.config.engine.for_the_catalogue(self.device, key.quantization);
+            let engine = self.config.engine.for_the_catalogue(self.device);
             let batch = self.batch(&smaller, positions);
             let bytes = self.predict(engine, &smallest.shape, key.quantization, batch);
             alternatives.push((MemoryFix::SmallerModel, bytes));
@@ -387,7 +385,7 @@ mod tests {
         let fixes = |model: &str, shape: &ModelShape, quantization| {
             let key = reranker(model, quantization);
             let batch = models.batch(&key, 32_768);
-            let engine = models.config.engine.for_the_catalogue(models.device, quantization);
+            let engine = models.config.engine.for_the_catalogue(models.device);
             let predicted = models.predict(engine, shape, quantization, batch);
             let alternatives = models.alternatives(&key, shape, engine, batch, predicted);
             assert!(alternatives.iter().all(|(_, bytes)| *bytes < predicted));

@@ -182,7 +182,7 @@ pub const ENGINES: [EngineKind; 2] = [EngineKind::Packed, EngineKind::Mistralrs]
 /// What to load, with a batch of 16 pairs, by the engine that is chosen on a CPU.
 pub fn load_spec(name: &str, quantization: Quantization) -> LoadSpec {
     LoadSpec {
-        engine: EngineKind::Auto.for_the_catalogue(DeviceKind::Cpu, quantization),
+        engine: EngineKind::Auto.for_the_catalogue(DeviceKind::Cpu),
         model: name.to_owned(),
         directory: model(name),
         role: if name == TINY_EMBEDDER { ModelRole::Embedder } else { ModelRole::Reranker },

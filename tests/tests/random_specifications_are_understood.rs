@@ -33,7 +33,7 @@ const SPECIFICATIONS: u32 = 1_000;
 const LEAST_ACCEPTED_PERCENT: u32 = 85;
 
 /// Of a hundred accepted ones the operator refuses at most so many, or the rest says too little. Of a third the engine is
-/// Packed, which computes on a CPU only and no int8.
+/// Packed, which computes on a CPU only.
 const MOST_REFUSED_PERCENT: u32 = 40;
 
 /// Specifications in which each property is changed, and those that are shown to Kubernetes.

@@ -151,7 +151,7 @@ async fn a_text_of_one_token_has_an_embedding() {
 async fn a_quantized_load_does_not_quantize_the_next() {
     let golden: GoldenPairs = models::golden(TINY_RERANKER);
     for _ in 0..2 {
-        let quantized = models::load(TINY_RERANKER, Quantization::Int8).await.unwrap();
+        let quantized = models::load_by(EngineKind::Mistralrs, TINY_RERANKER, Quantization::Int8).await.unwrap();
         let exact = models::load_by(EngineKind::Mistralrs, TINY_RERANKER, Quantization::Float32).await.unwrap();
         let quantized_logits = score_golden(&quantized, &golden).await;
         let exact_logits = score_golden(&exact, &golden).await;
@@ -193,13 +193,14 @@ async fn corpus_requests() -> Vec<ScoreRequest> {
     requests
 }
 
+/// Packed's int8 has a test of its own, `int8_keeps_the_order`.
 #[tokio::test]
-async fn float16_and_int8_keep_the_order_on_the_corpus() {
+async fn float16_and_int8_of_mistralrs_keep_the_order_on_the_corpus() {
     let requests = corpus_requests().await;
     let cancel = CancellationToken::new();
     let mut log_odds: BTreeMap<Quantization, Vec<f64>> = BTreeMap::new();
     for quantization in [Quantization::Float32, Quantization::Float16, Quantization::Int8] {
-        let engine = models::load(TINY_RERANKER, quantization).await.unwrap();
+        let engine = models::load_by(EngineKind::Mistralrs, TINY_RERANKER, quantization).await.unwrap();
         let start = std::time::Instant::now();
         for request in &requests {
             let logits = engine.score(request.clone(), &cancel).await.unwrap();

@@ -73,11 +73,11 @@ impl EngineKind {
 
     /// The engine that loads a model of the catalogue, all of which are of the Qwen3 family; never `Auto`.
     #[must_use]
-    pub fn for_the_catalogue(self, device: DeviceKind, quantization: Quantization) -> Self {
-        match (self, device, quantization) {
-            (Self::Mistralrs | Self::Packed, ..) => self,
-            (Self::Auto, DeviceKind::Cuda, _) | (Self::Auto, DeviceKind::Cpu, Quantization::Int8) => Self::Mistralrs,
-            (Self::Auto, DeviceKind::Cpu, _) => Self::Packed,
+    pub fn for_the_catalogue(self, device: DeviceKind) -> Self {
+        match (self, device) {
+            (Self::Mistralrs | Self::Packed, _) => self,
+            (Self::Auto, DeviceKind::Cuda) => Self::Mistralrs,
+            (Self::Auto, DeviceKind::Cpu) => Self::Packed,
         }
     }
 }

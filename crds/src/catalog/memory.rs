@@ -10,8 +10,8 @@
 //!   quantised copy of the table. This is why int8 takes more than the guide's nominal figure, and why on a CPU it saves
 //!   nothing over float16 for the 0.6B, whose table is a quarter of its weights.
 //!
-//! `packed`: weights at 4, 2, 2 bytes; int8 is 1 byte a weight and a float32 scale for each output channel, with the
-//! embedding table in 16 bit. Norms and sums are float32. Of the output head only two rows are held. Weights of 16
+//! `packed`: weights at 4, 2, 2 bytes; int8 is 1 byte a weight, and for each output channel a scale, a sum and up to 16
+//! weights that are kept in float32, in panels of 32 outputs and steps of 64 inputs, with the embedding table in 16 bit. Norms and sums are float32. Of the output head only two rows are held. Weights of 16
 //! bits are widened layer by layer while a batch runs.
 //!
 //! # What a load takes beyond its weights
@@ -30,7 +30,7 @@
 //! it needs the hidden states of a batch, what lies between the products of a tile and once more the input of one, the
 //! keys and values of the prompts' common beginning (kept for the next batch up to [`PACKED_KEPT_BYTES`]), and of one
 //! layer those of a prompt longer than a tile. While it loads, one matrix is there twice: as the file has it, and in the
-//! order in which products read it. It is counted for a processor without AVX-512, where attention takes more, and with
+//! order in which products read it; of int8 some outputs only, which each thread reads and rounds. It is counted for a processor without AVX-512, where attention takes more, and with
 //! weights of 16 bits widened, which products of bfloat16 do not need.
 //!
 //! On a CPU (`mistralrs`, measured; `make memory` holds it to 10 %): keys and values of a prompt are reserved in
@@ -87,6 +87,13 @@ const PACKED_BATCH_TOKENS: std::ops::RangeInclusive<u64> = 512..=4_096;
 
 /// Tokens of a tile in `packed`.
 const PACKED_TILE_TOKENS: u64 = 1_024;
+
+/// Outputs of a panel of weights in `packed`, and of how many inputs their number in int8 is a multiple.
+const PANEL_OUTPUTS: u64 = 32;
+const PANEL_INPUTS: u64 = 64;
+
+/// Inputs of a layer that `packed` keeps in float32 beside int8, at most.
+const WIDE_INPUTS: u64 = 16;
 
 /// Queries of a block of attention in `packed`, each thread with a block of its own.
 const PACKED_BLOCK_TOKENS: u64 = 128;
@@ -198,7 +205,7 @@ enum LinearStorage {
     Plain(u64),
     /// `Q8_0`.
     Blocks,
-    /// 1 byte each and a float32 scale for each output channel.
+    /// 1 byte each, with a scale, a sum and some weights in float32 for each output channel, in panels.
     Channels,
 }
 
@@ -210,7 +217,11 @@ impl LinearStorage {
                 product([matrix.rows, matrix.columns / BLOCK_WEIGHTS, BLOCK_BYTES])
             }
             Self::Blocks => matrix.weights().saturating_mul(FLOAT32_BYTES),
-            Self::Channels => matrix.weights().saturating_add(matrix.rows.saturating_mul(FLOAT32_BYTES)),
+            Self::Channels => {
+                let output = matrix.columns.div_ceil(PANEL_INPUTS).saturating_mul(PANEL_INPUTS);
+                let output = output.saturating_add((2 + WIDE_INPUTS) * FLOAT32_BYTES);
+                product([matrix.rows.div_ceil(PANEL_OUTPUTS), PANEL_OUTPUTS, output])
+            }
         }
     }
 }
@@ -283,6 +294,11 @@ impl Layout {
                 let queries = product([shape.query_width(), shape.hidden_size, bytes]);
                 queries.max(product([2, shape.intermediate_size, shape.hidden_size, bytes]))
             }
+            // A panel of each thread: as the file has it, in float32, and rounded.
+            (DeviceKind::Cpu, LinearStorage::Channels) => {
+                let inputs = shape.query_width().max(shape.hidden_size).max(shape.intermediate_size);
+                product([PACKED_THREADS, PANEL_OUTPUTS, inputs, 2 * FLOAT32_BYTES + 1])
+            }
             (DeviceKind::Cuda, _) | (DeviceKind::Cpu, LinearStorage::Plain(_)) => 0,
             (DeviceKind::Cpu, storage) => {
                 let layer = sum(shape.layer_matrices().map(Matrix::weights)).saturating_mul(self.base_bytes);
@@ -290,7 +306,6 @@ impl Layout {
                 let table = shape.embedding_table();
                 let head = match shape.output_head {
                     OutputHead::Absent => 0,
-                    _ if self.packed => 0,
                     OutputHead::Tied => layer.saturating_add(storage.bytes(table)),
                     OutputHead::Separate => {
                         sum([layer, storage.bytes(table), table.weights().saturating_mul(self.base_bytes)])

@@ -79,7 +79,7 @@ impl ServerConfig {
         quantization: Quantization,
         (batch_size, token_budget, max_length): (i32, i32, i32),
     ) -> MemoryEstimate {
-        let engine = self.engine.for_the_catalogue(device, quantization);
+        let engine = self.engine.for_the_catalogue(device);
         let wide = |number: i32| u64::try_from(number).unwrap_or(0);
         let workload = Workload {
             engine,

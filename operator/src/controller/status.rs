@@ -234,7 +234,7 @@ fn selected(plan: &Plan) -> Option<SelectedReranker> {
     let served = ServedModel { model: selection.model.clone(), quantization: config.reranker.quantization };
     // Of a model that the catalogue does not know, the server decides when it has read its configuration.
     let engine = match &plan.footprint {
-        Ok(_) => config.engine.for_the_catalogue(plan.device, config.reranker.quantization),
+        Ok(_) => config.engine.for_the_catalogue(plan.device),
         Err(_) => config.engine,
     };
     let estimate =

@@ -136,6 +136,7 @@ unsafe fn one(task: &Task, shape: &Shape, kernel: Kernel, room: &mut Room) {
             for from in (0..keys_seen).step_by(ROWS) {
                 let call = Call {
                     steps: words,
+                    wide: 0,
                     input: room.keys[from * words..][..ROWS * words].as_ptr(),
                     weights: queries,
                     out: room.scores[from * OUTPUTS..].as_mut_ptr(),
@@ -174,6 +175,7 @@ unsafe fn one(task: &Task, shape: &Shape, kernel: Kernel, room: &mut Room) {
             for (number, from) in (0..shape.head).step_by(ROWS).enumerate() {
                 let call = Call {
                     steps,
+                    wide: 0,
                     input: room.values[number * panel_words..][..panel_words].as_ptr(),
                     weights,
                     out: sums[from * OUTPUTS..].as_mut_ptr(),

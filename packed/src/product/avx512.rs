@@ -1,5 +1,5 @@
 //! The kernels, one panel of rows times one panel of weights, and what puts numbers into panels and takes them out again.
-//! Intrinsics of AVX-512 and of its bfloat16; what they read and write is checked by the caller.
+//! Intrinsics of AVX-512, of its bfloat16 and of its VNNI; what they read and write is checked by the caller.
 
 use half::bf16;
 
@@ -10,9 +10,12 @@ use super::panels::{OUTPUTS, ROWS};
 pub(crate) struct Call {
     /// Words along the inner length.
     pub(crate) steps: usize,
-    /// `[steps, ROWS]` words.
+    /// Inputs beside them that are multiplied in float32, where the others are of 8 bits.
+    pub(crate) wide: usize,
+    /// `[steps, ROWS]` words; behind them, of 8 bits, the scales of the rows, and `[wide, ROWS]` values.
     pub(crate) input: *const u32,
-    /// `[steps, OUTPUTS]` words.
+    /// `[steps, OUTPUTS]` words; behind them, of 8 bits, what is taken off the sums, the scales of the outputs, and
+    /// `[wide, OUTPUTS]` weights.
     pub(crate) weights: *const u8,
     /// Where the first sum goes.
     pub(crate) out: *mut f32,
@@ -31,7 +34,7 @@ use elsewhere as machine;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as machine;
 
-pub(super) use machine::{bfloat16, float32, has_bfloat16, has_float32, narrow};
+pub(super) use machine::{bfloat16, float32, has_bfloat16, has_float32, has_int8, int8, narrow};
 
 /// `to[word · stride + row] = rows[row][word]`, for at most 16 rows.
 ///
@@ -89,12 +92,12 @@ pub(crate) fn pair_rows(low: &[f32], high: &[f32], to: &mut [u32]) {
 #[cfg(target_arch = "x86_64")]
 mod x86_64 {
     use std::arch::x86_64::{
-        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
-        _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_or_si512,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
-        _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-        _mm512_unpacklo_epi64,
+        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
+        _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_si512, _mm512_sub_epi32,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
 
     use super::{Call, OUTPUTS, ROWS};
@@ -110,9 +113,14 @@ mod x86_64 {
         has_float32() && is_x86_feature_detected!("avx512bf16")
     }
 
-    /// The loop over the inner length, and the writing of its sums: the same for every kind of word.
+    pub(in super::super) fn has_int8() -> bool {
+        has_float32() && is_x86_feature_detected!("avx512vnni")
+    }
+
+    /// The loop over the inner length, and the writing of its sums: the same for every kind of word. `$multiply` adds a
+    /// step's products to a sum, `$finished` makes float32 of the sum of a row and a half panel.
     macro_rules! kernel {
-        ($(#[$about:meta])* $name:ident, $features:literal, $multiply:expr) => {
+        ($(#[$about:meta])* $name:ident, $features:literal, $zero:expr, $multiply:expr, $finished:expr) => {
             $(#[$about])*
             ///
             /// # Safety
@@ -121,7 +129,7 @@ mod x86_64 {
             #[target_feature(enable = $features)]
             #[expect(unsafe_code, reason = "intrinsics take pointers")]
             pub(in super::super) unsafe fn $name(call: &Call) {
-                let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                let mut sums = [[$zero; 2]; ROWS];
                 let (mut input, mut weights) = (call.input, call.weights);
                 for _ in 0..call.steps {
                     // Safety: within the panels, of which this is one step.
@@ -138,16 +146,16 @@ mod x86_64 {
                     }
                 }
                 let masks = [0, LANES].map(|from| mask_of(call.outputs.saturating_sub(from).min(LANES)));
-                for (row, sums) in sums.iter().enumerate().take(call.rows) {
+                // A copy: what is indexed at run time is in memory, and the sums of the loop are to stay in registers.
+                let done = std::hint::black_box(sums);
+                for (row, sums) in done.iter().enumerate().take(call.rows) {
                     for (half, mask) in masks.into_iter().enumerate() {
                         // Safety: a row that is written; the mask leaves out what is beyond its outputs.
                         unsafe {
                             let to = call.out.add(row * call.stride).wrapping_add(half * LANES);
-                            let sum = if call.adds {
-                                _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sums[half])
-                            } else {
-                                sums[half]
-                            };
+                            let sum = $finished(call, row, half, sums[half]);
+                            let sum =
+                                if call.adds { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };
                             _mm512_mask_storeu_ps(to, mask, sum);
                         }
                     }
@@ -158,17 +166,55 @@ mod x86_64 {
 
     kernel!(
         /// Of float32.
-        float32, "avx512f", |sum: __m512, word: __m512i, weights: __m512i| {
+        float32, "avx512f", _mm512_setzero_ps(),
+        |sum: __m512, word: __m512i, weights: __m512i| {
             _mm512_fmadd_ps(_mm512_castsi512_ps(word), _mm512_castsi512_ps(weights), sum)
-        }
+        },
+        as_it_is
     );
 
     kernel!(
         /// Of pairs of bfloat16.
-        bfloat16, "avx512f,avx512bf16", |sum: __m512, word: __m512i, weights: __m512i| {
+        bfloat16, "avx512f,avx512bf16", _mm512_setzero_ps(),
+        |sum: __m512, word: __m512i, weights: __m512i| {
             _mm512_dpbf16_ps(sum, as_bfloat16(word), as_bfloat16(weights))
-        }
+        },
+        as_it_is
     );
+
+    kernel!(
+        /// Of 8 bits, four to a word.
+        int8, "avx512f,avx512vnni", _mm512_setzero_si512(), _mm512_dpbusd_epi32, scaled
+    );
+
+    fn as_it_is(_call: &Call, _row: usize, _half: usize, sum: __m512) -> __m512 {
+        sum
+    }
+
+    /// The sum less what its outputs take off, times the scales of outputs and row, and what wide inputs add.
+    ///
+    /// # Safety
+    /// The panels are as long as `call` says.
+    #[target_feature(enable = "avx512f")]
+    #[expect(unsafe_code, reason = "intrinsics take pointers")]
+    unsafe fn scaled(call: &Call, row: usize, half: usize, sum: __m512i) -> __m512 {
+        // Safety: behind the steps there is what `call` says of either panel.
+        unsafe {
+            let mut of_row = call.input.add(ROWS * call.steps + row);
+            let mut of_outputs = call.weights.add(4 * (OUTPUTS * call.steps + LANES * half));
+            let sum = _mm512_sub_epi32(sum, _mm512_loadu_si512(of_outputs.cast()));
+            of_outputs = of_outputs.add(4 * OUTPUTS);
+            let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(of_outputs.cast()));
+            let mut sum = _mm512_mul_ps(scaled, _mm512_set1_ps(f32::from_bits(*of_row)));
+            for _ in 0..call.wide {
+                of_row = of_row.add(ROWS);
+                of_outputs = of_outputs.add(4 * OUTPUTS);
+                let value = _mm512_set1_ps(f32::from_bits(*of_row));
+                sum = _mm512_add_ps(sum, _mm512_mul_ps(value, _mm512_loadu_ps(of_outputs.cast())));
+            }
+            sum
+        }
+    }
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn as_bfloat16(register: __m512i) -> __m512bh {
@@ -367,6 +413,10 @@ mod elsewhere {
         false
     }
 
+    pub(in super::super) const fn has_int8() -> bool {
+        false
+    }
+
     pub(in super::super) const fn narrow(_values: &[f32], _to: &mut [u32]) -> usize {
         0
     }
@@ -400,6 +450,13 @@ mod elsewhere {
     /// It is never called.
     #[expect(unsafe_code, reason = "the signature of the others")]
     pub(in super::super) unsafe fn bfloat16(_call: &Call) {
+        unreachable!("there are no panels");
+    }
+
+    /// # Safety
+    /// It is never called.
+    #[expect(unsafe_code, reason = "the signature of the others")]
+    pub(in super::super) unsafe fn int8(_call: &Call) {
         unreachable!("there are no panels");
     }
 }

@@ -1,7 +1,7 @@
 //! Panels times panels, block by block on all threads.
 
 use super::avx512::Call;
-use super::panels::{OUTPUTS, Panels, ROWS};
+use super::panels::{OUTPUTS, ROWS};
 use super::{Into, RowsMut};
 use crate::pieces::for_each_piece;
 
@@ -32,14 +32,30 @@ impl Out {
     }
 }
 
-/// `out = input · weightsᵀ`; `out` was checked to be within its values.
-pub(super) fn project(out: &mut RowsMut<'_>, input: &Panels<'_>, weights: &[u8], into: Into) {
-    assert_eq!(out.count, input.rows);
+/// What is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operands<'a> {
+    /// Words along the inner length.
+    pub(super) steps: usize,
+    /// Inputs beside them, of float32.
+    pub(super) wide: usize,
+    /// Panels of rows, and words of each.
+    pub(super) rows: (&'a [u32], usize),
+    /// Panels of weights, and bytes of each.
+    pub(super) weights: (&'a [u8], usize),
+}
+
+/// `out = rows · weightsᵀ` by that kernel; `out` was checked to be within its values.
+///
+/// # Safety
+/// The kernel reads, of a panel of rows and a panel of weights, no more words and bytes than `operands` says each has, and
+/// writes nothing but the sums of the rows and outputs that its call names.
+#[expect(unsafe_code, reason = "kernels take pointers")]
+pub(super) unsafe fn project(out: &mut RowsMut<'_>, operands: Operands<'_>, into: Into, kernel: impl Fn(&Call) + Sync) {
+    let Operands { steps, wide, rows: (rows, row_panel_words), weights: (weights, panel_bytes) } = operands;
     let (row_panels, panels) = (out.count.div_ceil(ROWS), out.columns.div_ceil(OUTPUTS));
-    assert_eq!(input.words.len(), row_panels * ROWS * input.steps);
-    let panel_bytes = 4 * OUTPUTS * input.steps;
+    assert_eq!(rows.len(), row_panels * row_panel_words);
     assert_eq!(weights.len(), panels * panel_bytes);
-    assert!(input.kernel.is_available());
     let pieces = PIECES_A_THREAD * rayon::current_num_threads();
     let row_blocks = row_panels.div_ceil(BLOCK_ROWS);
     let block_rows = row_panels.div_ceil(row_blocks.max(1));
@@ -54,22 +70,17 @@ pub(super) fn project(out: &mut RowsMut<'_>, input: &Panels<'_>, weights: &[u8],
             let (row_block, block) = (piece / blocks, piece % blocks);
             for panel in block * block_outputs..panels.min((block + 1) * block_outputs) {
                 for row_panel in row_block * block_rows..row_panels.min((row_block + 1) * block_rows) {
-                    let call = Call {
-                        steps: input.steps,
-                        input: input.words[row_panel * ROWS * input.steps..].as_ptr(),
+                    kernel(&Call {
+                        steps,
+                        wide,
+                        input: rows[row_panel * row_panel_words..].as_ptr(),
                         weights: weights[panel * panel_bytes..].as_ptr(),
                         out: to.place(row_panel * ROWS, panel * OUTPUTS),
                         stride: to.stride,
                         rows: ROWS.min(count - row_panel * ROWS),
                         outputs: OUTPUTS.min(columns - panel * OUTPUTS),
                         adds: into == Into::Add,
-                    };
-                    #[expect(unsafe_code, reason = "kernels take pointers")]
-                    // Safety: the assertions above have the panels as long as `call` says and the instructions there; the
-                    // caller has `out` within its values; each pair of panels is multiplied once.
-                    unsafe {
-                        input.kernel.run(&call);
-                    }
+                    });
                 }
             }
         },

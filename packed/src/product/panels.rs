@@ -8,7 +8,8 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::avx512::{self, Call};
-use super::{Rows, interleave};
+use super::blocks::{self, Operands};
+use super::{Into, Rows, RowsMut, interleave};
 
 /// Outputs of a panel of weights: two registers of sums.
 pub(crate) const OUTPUTS: usize = 32;
@@ -122,6 +123,19 @@ impl<'a> Panels<'a> {
             }
         });
         Self { kernel, words, rows: rows.count, steps }
+    }
+
+    /// `out = rows · weightsᵀ`, with weights in panels of the same kernel.
+    pub(super) fn project(&self, out: &mut RowsMut<'_>, weights: &[u8], into: Into) {
+        assert!(out.count == self.rows && self.kernel.is_available());
+        let (rows, weights) = ((self.words, ROWS * self.steps), (weights, 4 * OUTPUTS * self.steps));
+        #[expect(unsafe_code, reason = "kernels take pointers")]
+        // Safety: a kernel reads as many steps of either panel; its instructions are there.
+        unsafe {
+            blocks::project(out, Operands { steps: self.steps, wide: 0, rows, weights }, into, |call| {
+                self.kernel.run(call);
+            });
+        }
     }
 }
 

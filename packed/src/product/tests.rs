@@ -8,7 +8,7 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| random.f32() - 0.5).collect()
 }
 
-/// All that this processor can, with the largest error of a product of so many numbers below 1.
+/// All that this processor can in float32 and in bfloat16, with the largest error of a product of so many numbers below 1.
 fn ways() -> Vec<(Way, f32)> {
     let exact = [Way::portable(Holding::Float32), Way::exact(Holding::Float32), Way::exact(Holding::Float16)];
     // Of bfloat16 weights and values are rounded to 2^-9 of themselves.
@@ -27,14 +27,10 @@ fn rounded(values: &[f32], holding: Holding) -> Vec<f32> {
         .collect()
 }
 
-fn linear(values: &[f32], inputs: usize, way: Way) -> Linear {
-    Linear::new(values.len() / inputs, inputs, Values::holding(values.to_vec(), way.holding), way.kernel)
-}
-
 fn projected(input: &[f32], weights: Weights<'_>) -> Vec<f32> {
     let rows = input.len() / weights.inputs;
     let (mut out, mut words) = (vec![0.0; rows * weights.outputs], Vec::new());
-    let input = Input::new(Rows::dense(input, weights.inputs), weights, &mut words);
+    let input = Input::new(Rows::dense(input, weights.inputs), &[], weights, &mut words);
     project(RowsMut::dense(&mut out, weights.outputs), &input, weights, Into::Replace);
     out
 }
@@ -54,7 +50,7 @@ proptest! {
             let (mut room, mut words) = (vec![0.0; linear.to_widen()], Vec::new());
             let weights = linear.ready(&mut room);
             let input = Rows { values: &left, stride: apart, count: rows, columns: depth };
-            let input = Input::new(input, weights, &mut words);
+            let input = Input::new(input, &[], weights, &mut words);
             project(RowsMut { values: &mut out, stride, count: rows, columns: outputs }, &input, weights, Into::Add);
             let right = rounded(&right, way.holding);
             for row in 0..rows {
@@ -79,7 +75,7 @@ proptest! {
         let (first, rows) = (first.min(rows - 1), rows);
         let count = count.min(rows - first);
         let (input, weights) = (numbers(rows * depth, 4), numbers(outputs * depth, 5));
-        for (way, _) in ways() {
+        for way in ways().into_iter().map(|(way, _)| way).chain([Way::int8(Holding::Bfloat16)]) {
             let linear = linear(&weights, depth, way);
             let mut room = vec![0.0; linear.to_widen()];
             let weights = linear.ready(&mut room);

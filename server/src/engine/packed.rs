@@ -6,7 +6,9 @@
 //! | `support` | which models it runs (pure) |
 //! | `loading` | a model's folder -> a model in memory |
 //!
-//! What quantizations mean here: float32, float16 and bfloat16 say how weights are held, and all arithmetic is float32.
+//! What quantizations mean here: float32, float16 and bfloat16 say how weights are held, and arithmetic is float32, but for
+//! products of bfloat16 where the processor has them. With int8 the products of layers are of 8 bits, their sums of 32; the
+//! embedding table is held in 16 bits, and the output head, norms, attention and all else are float32.
 //!
 //! All models of a process share one pool of threads, as many as the cgroup and the affinity of the process allow, so
 //! that two that compute at once do not take more. A batch is a few thousand tokens and takes seconds; its tokens are

@@ -165,10 +165,10 @@ fn the_default_deployment_fits_a_common_gpu_and_not_a_tiny_one() {
 }
 
 #[test]
-fn packed_int8_holds_a_byte_a_weight_and_two_rows_of_the_head() {
+fn packed_int8_holds_a_byte_a_weight_72_an_output_and_two_rows_of_the_head() {
     let shape = RERANKERS[0].shape;
     let bytes = weights_bytes(&shape, EngineKind::Packed, DeviceKind::Cpu, Quantization::Int8);
-    let linear: u64 = shape.layer_matrices().iter().map(|matrix| matrix.weights() + matrix.rows * 4).sum();
+    let linear: u64 = shape.layer_matrices().iter().map(|matrix| matrix.weights() + matrix.rows * 72).sum();
     assert_eq!(
         bytes,
         shape.layers * linear
@@ -176,6 +176,8 @@ fn packed_int8_holds_a_byte_a_weight_and_two_rows_of_the_head() {
             + shape.norm_weights() * 4
             + 2 * shape.hidden_size * 4
     );
+    let float32 = weights_bytes(&shape, EngineKind::Packed, DeviceKind::Cpu, Quantization::Float32);
+    assert!(bytes * 100 <= float32 * 33, "{bytes} of {float32}");
     let packed = Workload { engine: EngineKind::Packed, ..workload(DeviceKind::Cpu, Quantization::Int8) };
     let mistralrs = workload(DeviceKind::Cpu, Quantization::Int8);
     assert!(estimate_memory(&shape, &packed).total_bytes() < estimate_memory(&shape, &mistralrs).total_bytes());

@@ -1,7 +1,7 @@
 //! Which models the engine runs, and in which numbers. Pure.
 
 use rerank_crds::catalog::Quantization;
-use rerank_packed::{Holding, Shape, Way};
+use rerank_packed::{Holding, MOST_INPUTS_OF_INT8, Shape, Way};
 use serde_json::Value;
 
 use crate::engine::weights::WeightsInfo;
@@ -11,18 +11,26 @@ const ARCHITECTURES: [&str; 2] = ["Qwen3ForCausalLM", "Qwen3Model"];
 
 /// The model's numbers, and how its weights are to be held and multiplied. The error says what stands against it and what would do.
 pub fn supported(info: &WeightsInfo, quantization: Quantization) -> Result<(Shape, Way), String> {
-    Ok((shape(info)?, way(quantization)?))
+    let shape = shape(info)?;
+    let inputs = shape.most_inputs();
+    if quantization == Quantization::Int8 && inputs > MOST_INPUTS_OF_INT8 {
+        return Err(format!(
+            "engine Packed sums up to {MOST_INPUTS_OF_INT8} products of int8, and a layer has {inputs} inputs; allowed: \
+             float32, float16, bfloat16"
+        ));
+    }
+    Ok((shape, way(quantization, info.config.dtype.as_deref())))
 }
 
-/// In float32, but for bfloat16 on a processor that multiplies such numbers.
-fn way(quantization: Quantization) -> Result<Way, String> {
+/// In float32, but for bfloat16 on a processor that multiplies such numbers, and for int8. That holds the embedding table in
+/// 16 bits, those of the file if it has so many.
+fn way(quantization: Quantization, of_the_file: Option<&str>) -> Way {
     match quantization {
-        Quantization::Float32 => Ok(Way::exact(Holding::Float32)),
-        Quantization::Float16 => Ok(Way::exact(Holding::Float16)),
-        Quantization::Bfloat16 => Ok(Way::bfloat16().unwrap_or_else(|| Way::exact(Holding::Bfloat16))),
-        Quantization::Int8 => {
-            Err("quantization int8 is not built into engine Packed; allowed: float32, float16, bfloat16".to_owned())
-        }
+        Quantization::Float32 => Way::exact(Holding::Float32),
+        Quantization::Float16 => Way::exact(Holding::Float16),
+        Quantization::Bfloat16 => Way::bfloat16().unwrap_or_else(|| Way::exact(Holding::Bfloat16)),
+        Quantization::Int8 if of_the_file == Some("bfloat16") => Way::int8(Holding::Bfloat16),
+        Quantization::Int8 => Way::int8(Holding::Float16),
     }
 }
 
@@ -113,7 +121,21 @@ pub(in crate::engine) mod tests {
             let error = supported(&info(&more), Quantization::Float32).unwrap_err();
             assert!(error.contains(words), "{error}");
         }
-        let error = supported(&info(&json!({})), Quantization::Int8).unwrap_err();
-        assert!(error.contains("allowed: float32, float16, bfloat16"), "{error}");
+        let mut wide = info(&json!({}));
+        wide.config.intermediate_size = 70_000;
+        assert!(supported(&wide, Quantization::Float32).is_ok());
+        let error = supported(&wide, Quantization::Int8).unwrap_err();
+        assert!(error.contains("70000 inputs; allowed: float32, float16, bfloat16"), "{error}");
+    }
+
+    #[test]
+    fn the_embedding_table_beside_int8_keeps_the_16_bits_of_its_file() {
+        let mut files = info(&json!({}));
+        for (dtype, table) in
+            [(None, Holding::Float16), (Some("bfloat16"), Holding::Bfloat16), (Some("float16"), Holding::Float16)]
+        {
+            files.config.dtype = dtype.map(str::to_owned);
+            assert_eq!(supported(&files, Quantization::Int8).unwrap().1, Way::int8(table));
+        }
     }
 }
