@@ -12,7 +12,7 @@ CYCLONEDX_VERSION := 0.5.9
 CYCLONEDX := target/tools/bin/cargo-cyclonedx
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo api-server node kwok e2e test test-oldest test-processors lint deny advisories bench bench-growth bench-operator bench-peers bench-pods bench-products fail-overs load memory cycles timing peers golden models images sbom cuda
+.PHONY: help build demo api-server node kwok e2e test test-oldest test-processors lint deny advisories bench bench-growth bench-int8 bench-operator bench-peers bench-pods bench-products fail-overs load memory cycles timing peers golden models images sbom cuda
 
 help: ## Print the recipes.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ $(OHA):
 
 bench-peers: build ## Compare our engines with those of PyPI on random weights of the 0.6B shape (hours; LAYERS=2 for a quick run, SETS=long10 for one set; 25 GB below target).
 	target/debug/rerank-bench-peers $(LAYERS) $(SETS)
+
+bench-int8: build ## Look what rounding to 8 bits does to scores, in several ways, on random weights (LAYERS=4: a minute; all of them: ten).
+	target/debug/rerank-bench-peers quality $(LAYERS)
 
 bench-growth: build ## Look whether the time of our engine grows linearly with a request (LAYERS=4: two minutes; all of them: twenty).
 	target/debug/rerank-bench-peers growth $(LAYERS)

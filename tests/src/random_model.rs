@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rerank_server::engine::ModelRole;
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
@@ -188,6 +190,43 @@ pub fn make(folder: &Path, shape: &Shape, role: ModelRole) -> Result<()> {
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(tensors, Some(metadata), &folder.join("model.safetensors"))?;
     fs::write(&path, config).with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// Channels of the residual stream that stand out in every norm before a layer's parts, and what their weight is: as large
+/// models have them.
+const OUTLIERS: [(usize, f32); 5] = [(7, 20.0), (100, 100.0), (333, 40.0), (512, 70.0), (901, 28.0)];
+
+/// Writes a model beside another that differs from it in the weights of norms alone, in which some channels stand out. One
+/// that is there already is kept.
+pub fn plant_outliers(from: &Path, to: &Path) -> Result<()> {
+    if to.join("config.json").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(to).with_context(|| format!("failed to make {}", to.display()))?;
+    for name in ["tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        fs::copy(from.join(name), to.join(name)).with_context(|| format!("failed to copy {name}"))?;
+    }
+    let file = fs::File::options().read(true).write(true).open(to.join("model.safetensors"))?;
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0)?;
+    let mut header = vec![0; usize::try_from(u64::from_le_bytes(length))?];
+    file.read_exact_at(&mut header, 8)?;
+    let metadata: Metadata = serde_json::from_slice(&header)?;
+    for (name, tensor) in metadata.tensors() {
+        if name.ends_with("layernorm.weight") {
+            for (channel, weight) in OUTLIERS {
+                let at = 8 + header.len() + tensor.data_offsets.0 + 2 * channel;
+                file.write_all_at(&bfloat16(weight).to_le_bytes(), u64::try_from(at)?)?;
+            }
+        }
+    }
+    fs::copy(from.join("config.json"), to.join("config.json"))?;
+    Ok(())
+}
+
+/// The upper half of a float32, which is a bfloat16.
+fn bfloat16(value: f32) -> u16 {
+    u16::try_from(value.to_bits() >> 16).unwrap_or(u16::MAX)
 }
 
 /// Where measurements keep their models: below `target`, made once, never committed.

@@ -14,14 +14,18 @@ import turns
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], required=True)
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "int8"], required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
     def load():
-        dtype = getattr(torch, arguments.precision)
+        is_int8 = arguments.precision == "int8"
+        dtype = torch.float32 if is_int8 else getattr(torch, arguments.precision)
         model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype).eval()
+        if is_int8:
+            # The layers, whose rows are rounded as they come; the head stays as it is, as ours does.
+            model.model = torch.ao.quantization.quantize_dynamic(model.model, {torch.nn.Linear}, torch.qint8)
         return lambda **request: score(model, **request)
 
     turns.answer(load)

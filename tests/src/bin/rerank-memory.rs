@@ -49,7 +49,7 @@ const SMALL: Shape = Shape {
 const MIDDLE: Shape = Shape { layers: 12, hidden: 768, intermediate: 2_304, heads: 12, key_value_heads: 4, ..SMALL };
 const WIDE: Shape = Shape { layers: 6, vocabulary: 151_669, positions: 40_960, ..SHAPE_0_6B };
 
-fn rows() -> [Row; 10] {
+fn rows() -> [Row; 12] {
     use EngineKind::{Mistralrs, Packed};
     let row = |engine, name, shape, quantization, batch_size, token_budget, max_length| Row {
         engine,
@@ -71,6 +71,8 @@ fn rows() -> [Row; 10] {
         row(Packed, "middle", MIDDLE, Quantization::Float16, 32, 4_096, 1_024),
         row(Packed, "wide", WIDE, Quantization::Float32, 64, 4_096, 512),
         row(Packed, "0.6b", SHAPE_0_6B, Quantization::Float32, 32, 16_384, 512),
+        row(Packed, "middle", MIDDLE, Quantization::Int8, 32, 4_096, 1_024),
+        row(Packed, "0.6b", SHAPE_0_6B, Quantization::Int8, 32, 16_384, 512),
     ]
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn measure(model: &Path, set: &Set, threads: usize) -> Result<(
         };
         Request { prompts: (0..documents).map(document).collect(), ..set.request.clone() }
     };
-    for quantization in ["float32", "bfloat16"] {
+    for quantization in ["float32", "bfloat16", "int8"] {
         let (mut engine, load_seconds) = Lone::start(Kind::Packed { quantization }, model, threads).await?;
         let first = engine.ask(&request(1)).await?;
         println!("\n{quantization}: loaded in {load_seconds:.2} s, the first pair scored {first:.2} s after that");

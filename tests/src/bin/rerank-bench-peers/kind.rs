@@ -44,6 +44,7 @@ impl Kind {
         vec![
             Self::Packed { quantization: "float32" },
             Self::Packed { quantization: "bfloat16" },
+            Self::Packed { quantization: "int8" },
             Self::Mistralrs,
             peer(Peer::Torch, "float32"),
             peer(Peer::Torch, "bfloat16"),
@@ -51,9 +52,12 @@ impl Kind {
             peer(llama_reusing, "bfloat16"),
             peer(llama, "int8"),
             peer(llama_reusing, "int8"),
+            peer(Peer::Torch, "int8"),
             peer(Peer::Onnx, "float32"),
+            peer(Peer::Onnx, "int8"),
             peer(Peer::OpenVino, "float32"),
             peer(Peer::OpenVino, "bfloat16"),
+            peer(Peer::OpenVino, "int8"),
         ]
     }
 
@@ -75,6 +79,7 @@ impl Kind {
         match self {
             // Where the processor multiplies no bfloat16, weights alone are.
             Self::Packed { quantization: "bfloat16" } if Way::bfloat16().is_some() => "bfloat16",
+            Self::Packed { quantization: "int8" } => "int8",
             Self::Packed { .. } | Self::Mistralrs => "float32",
             Self::Peer { precision, .. } => precision,
         }

@@ -5,7 +5,8 @@
 //!
 //! `rerank-bench-peers [LAYERS] [SET]...`: so many of the 28 layers, for a quick run, which writes nothing; and these
 //! sets only, whose figures replace those in the file. `rerank-bench-peers growth [LAYERS]`: how the time of our own
-//! engine grows with a request, and how long it takes until the first score.
+//! engine grows with a request, and how long it takes until the first score. `rerank-bench-peers quality [LAYERS]`: what
+//! rounding to 8 bits does to scores.
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,7 @@ mod growth;
 mod kind;
 mod ours;
 mod peak_rate;
+mod quality;
 mod report;
 mod sets;
 
@@ -36,6 +38,7 @@ fn main() -> Result<()> {
         ["ours", engine, quantization, model] => runtime.block_on(ours::answer(engine, quantization, model)),
         ["peak-rate"] => peak_rate::measure(),
         ["growth", asked @ ..] => runtime.block_on(until_stopped(growth(&Asked::read(asked)?))),
+        ["quality", asked @ ..] => quality(&Asked::read(asked)?),
         asked => runtime.block_on(until_stopped(run(&Asked::read(asked)?))),
     }
 }
@@ -95,6 +98,13 @@ async fn growth(asked: &Asked) -> Result<()> {
     growth::measure(&model, &documents, threads).await
 }
 
+fn quality(asked: &Asked) -> Result<()> {
+    let (model, [documents, ..]) = prepare(&asked.shape)?;
+    let threads = std::thread::available_parallelism()?.get();
+    println!("Qwen3 of the 0.6B shape with {} layers; {}, {threads} threads", asked.shape.layers, report::processor()?);
+    quality::measure(&model, &documents, threads)
+}
+
 async fn run(asked: &Asked) -> Result<()> {
     let shape = &asked.shape;
     let threads = std::thread::available_parallelism()?.get();
@@ -103,11 +113,12 @@ async fn run(asked: &Asked) -> Result<()> {
     for set in sets.iter().filter(|set| asked.sets.contains(&set.name)) {
         let peak = engines::peak_rate().await?;
         println!(
-            "Qwen3 of the 0.6B shape with {} layers, random weights; {}, {threads} threads; products alone {:.0} GFLOP/s in float32, {:.0} in bfloat16",
+            "Qwen3 of the 0.6B shape with {} layers, random weights; {}, {threads} threads; products alone {:.0} GFLOP/s in float32, {:.0} in bfloat16, {:.0} G/s in int8",
             shape.layers,
             report::processor()?,
             peak.float32,
-            peak.bfloat16
+            peak.bfloat16,
+            peak.int8
         );
         let mut engines = compare(set, &model, threads, &mut failed).await?;
         engines.sort_by(|one, other| one.seconds().total_cmp(&other.seconds()));

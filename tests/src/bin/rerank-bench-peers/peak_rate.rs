@@ -17,6 +17,8 @@ pub(crate) struct PeakRate {
     pub(crate) float32: f64,
     /// That of float32 where the processor multiplies no bfloat16.
     pub(crate) bfloat16: f64,
+    /// Of 8 bits, in 10^9 a second.
+    pub(crate) int8: f64,
 }
 
 /// Measures, and prints it as JSON.
@@ -30,7 +32,11 @@ pub(crate) fn measure() -> Result<()> {
         (2 * ROWS * INNER * OUTPUTS) as f64 / seconds / 1e9
     };
     let exact = Way::exact(Holding::Float32);
-    let rates = PeakRate { float32: rate(exact), bfloat16: rate(Way::bfloat16().unwrap_or(exact)) };
+    let rates = PeakRate {
+        float32: rate(exact),
+        bfloat16: rate(Way::bfloat16().unwrap_or(exact)),
+        int8: rate(Way::int8(Holding::Bfloat16)),
+    };
     println!("{}", serde_json::to_string(&rates)?);
     Ok(())
 }

@@ -28,9 +28,9 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate
     let of_ours = |quantization: &'static str| {
         engines.iter().find(|engine| engine.kind == Kind::Packed { quantization }).map_or(f64::NAN, Engine::seconds)
     };
-    let (exact, narrow) = (of_ours("float32"), of_ours("bfloat16"));
+    let (exact, narrow, rounded) = (of_ours("float32"), of_ours("bfloat16"), of_ours("int8"));
     println!(
-        "{:<24} {:>9} {:>5} {:>8} {:>6} {:>9} {:>8} {:>14} {:>15} {:>8} {:>9} {:>7}",
+        "{:<24} {:>9} {:>5} {:>8} {:>6} {:>9} {:>8} {:>14} {:>15} {:>11} {:>8} {:>9} {:>7}",
         "engine",
         "precision",
         "batch",
@@ -40,6 +40,7 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate
         "pairs/s",
         "packed float32",
         "packed bfloat16",
+        "packed int8",
         "load, s",
         "peak, MB",
         "drift"
@@ -47,7 +48,7 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate
     for engine in engines {
         let seconds = engine.seconds();
         println!(
-            "{:<24} {:>9} {:>5} {seconds:>8.2} {:>6} {:>9.0} {:>8.2} {:>12.2} x {:>13.2} x {:>8.2} {:>9.0} {:>7.0e}",
+            "{:<24} {:>9} {:>5} {seconds:>8.2} {:>6} {:>9.0} {:>8.2} {:>12.2} x {:>13.2} x {:>9.2} x {:>8.2} {:>9.0} {:>7.0e}",
             engine.kind.name(),
             engine.kind.precision(),
             if engine.kind.is_ours() { "-".to_owned() } else { engine.batch.to_string() },
@@ -56,6 +57,7 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate
             pairs / seconds,
             seconds / exact,
             seconds / narrow,
+            seconds / rounded,
             engine.load_seconds,
             count(usize::try_from(engine.peak_bytes).unwrap_or(usize::MAX)) / 1e6,
             engine.drift
@@ -67,31 +69,32 @@ pub(crate) fn print(set: &Set, engines: &[Engine], shape: &Shape, peak: PeakRate
     let layers = count(shape.layers);
     let products = count(shape.products_of_a_token()) * (layers - 5.0 / 6.0) / layers;
     let needed = 2.0 * count(own + set.request.shared) * products / 1e9;
-    for (name, seconds, alone) in [("float32", exact, peak.float32), ("bfloat16", narrow, peak.bfloat16)] {
+    let ours = [("float32", exact, peak.float32), ("bfloat16", narrow, peak.bfloat16), ("int8", rounded, peak.int8)];
+    for (name, seconds, alone) in ours {
         println!(
-            "packed, {name}: {:.0} GFLOP/s of layers' products, {:.0} % of the {alone:.0} that they reach alone",
+            "packed, {name}: {:.0} G/s of layers' products, {:.0} % of the {alone:.0} that they reach alone",
             needed / seconds,
             100.0 * needed / seconds / alone
         );
     }
 }
 
-/// Puts the figures of a set into `docs/benchmarks/peers.json`. Those of other sets stay where they were measured on the same
-/// processor and day.
+/// Puts the figures of a set into `docs/benchmarks/peers.json`, with the day of their run. Those of other sets stay where
+/// they were measured on the same processor; the date of all is that of the last.
 pub(crate) fn write(set: &Set, engines: &[Engine]) -> Result<()> {
     let file = folder()?.join("peers.json");
     let date = jiff::Zoned::now().date().to_string();
-    let mut all = json!({"cpu": processor()?, "date": date, "sets": []});
+    let mut all = json!({"cpu": processor()?, "date": date.as_str(), "sets": []});
     if let Ok(text) = std::fs::read_to_string(&file) {
         let before: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-        if before["cpu"] == all["cpu"] && before["date"] == all["date"] {
-            all = before;
+        if before["cpu"] == all["cpu"] {
+            all["sets"] = before["sets"].clone();
         }
     }
     let engines: Vec<Value> = engines.iter().map(|engine| entry(set, engine)).collect();
     let sets = all["sets"].as_array_mut().context("peers.json has no sets")?;
     sets.retain(|other| other["set"] != set.name);
-    sets.push(json!({"set": set.name, "engines": engines}));
+    sets.push(json!({"set": set.name, "date": date, "engines": engines}));
     sets.sort_by_key(|set| NAMES.iter().position(|name| set["set"] == *name));
     std::fs::write(&file, serde_json::to_string_pretty(&all)? + "\n")?;
     Ok(())
