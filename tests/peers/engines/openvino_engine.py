@@ -1,6 +1,9 @@
 """OpenVINO, on a model that optimum-intel exported, as an engine of `make bench-peers`."""
 
 import argparse
+import contextlib
+import logging
+import sys
 from pathlib import Path
 
 import nncf
@@ -53,7 +56,10 @@ def quantized(file):
     to = file.with_name("int8.xml")
     if not to.exists():
         unfinished = file.with_name("unfinished.xml")
-        model = nncf.compress_weights(openvino.Core().read_model(file), mode=nncf.CompressWeightsMode.INT8_SYM)
+        # Answers alone go to standard output.
+        nncf.set_log_level(logging.ERROR)
+        with contextlib.redirect_stdout(sys.stderr):
+            model = nncf.compress_weights(openvino.Core().read_model(file), mode=nncf.CompressWeightsMode.INT8_SYM)
         openvino.save_model(model, unfinished, compress_to_fp16=False)
         unfinished.with_suffix(".bin").rename(to.with_suffix(".bin"))
         unfinished.rename(to)
