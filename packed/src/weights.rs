@@ -327,3 +327,25 @@ fn open(path: &Path) -> Result<(Opened, Metadata), LoadError> {
     let metadata = serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
     Ok((Opened { path: path.to_owned(), file, data_begins: 8 + length }, metadata))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_stand_out_by_the_size_of_their_weight_and_only_the_largest_are_kept() {
+        let mut norm = vec![1.5; 100];
+        assert!(outliers(&norm).is_empty());
+        (norm[70], norm[7], norm[30]) = (-20.0, 6.5, 5.9);
+        assert_eq!(outliers(&norm), [7, 70]);
+        for (at, weight) in norm.iter_mut().step_by(5).enumerate() {
+            #[expect(clippy::cast_precision_loss, reason = "a small number")]
+            let size = 100.0 + at as f32;
+            *weight = size;
+        }
+        // Every fifth stands out, twenty in all: the four smallest of them are left, and those of before.
+        let largest: Vec<usize> = (4..20).map(|at| 5 * at).collect();
+        assert_eq!(outliers(&norm), largest);
+        assert!(outliers(&[0.0; 8]).is_empty());
+    }
+}

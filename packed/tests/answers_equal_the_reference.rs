@@ -197,6 +197,17 @@ fn a_beginning_that_was_kept_is_not_taken_for_another() {
     assert_eq!(bits(&score(&model, &other, shared, golden.answers)), bits(&of_other));
 }
 
+/// Of a score to the reference's; something is rounded.
+fn assert_close(name: &str, output: Output, way: Way, most: f64) {
+    let (model, golden) = (load(name, output, way), golden(name));
+    let shared = common(&golden.prompts);
+    let scores = score(&model, &golden.prompts, shared, golden.answers);
+    let differences = scores.iter().zip(&golden.scores).map(|(logits, score)| (probability(*logits) - score).abs());
+    let largest = differences.fold(0.0, f64::max);
+    println!("{name}: largest difference {largest:.1e}");
+    assert!(largest > 0.0 && largest <= most, "{name}: {largest}");
+}
+
 #[test]
 fn products_of_bfloat16_stay_close_to_the_reference() {
     let Some(way) = Way::bfloat16() else {
@@ -204,27 +215,16 @@ fn products_of_bfloat16_stay_close_to_the_reference() {
         return;
     };
     for (name, output) in RERANKERS {
-        let (model, golden) = (load(name, output, way), golden(name));
-        let shared = common(&golden.prompts);
-        let scores = score(&model, &golden.prompts, shared, golden.answers);
-        let differences = scores.iter().zip(&golden.scores).map(|(logits, score)| (probability(*logits) - score).abs());
-        let largest = differences.fold(0.0, f64::max);
-        println!("{name}: largest difference {largest:.1e}");
         // Of each number eight bits are kept; torch's bfloat16, which rounds between layers too, is further away.
-        assert!(largest > 0.0 && largest <= 0.03, "{name}: {largest}");
+        assert_close(name, output, way, 0.03);
     }
 }
 
 #[test]
 fn numbers_of_8_bits_stay_close_to_the_reference() {
-    for (name, output) in RERANKERS {
-        let (model, golden) = (load(name, output, Way::int8(Holding::Float16)), golden(name));
-        let shared = common(&golden.prompts);
-        let scores = score(&model, &golden.prompts, shared, golden.answers);
-        let differences = scores.iter().zip(&golden.scores).map(|(logits, score)| (probability(*logits) - score).abs());
-        let largest = differences.fold(0.0, f64::max);
-        println!("{name}: largest difference {largest:.1e}");
-        assert!(largest > 0.0 && largest <= 0.15, "{name}: {largest}");
+    // Narrow random models magnify what is rounded; of the trained one more is asked.
+    for ((name, output), most) in RERANKERS.into_iter().zip([0.15, 0.15, 0.03]) {
+        assert_close(name, output, Way::int8(Holding::Float16), most);
     }
 }
 

@@ -28,11 +28,10 @@ const SLOW: f64 = 4.0;
 /// No load and no set takes longer; where ours through mistral.rs does, that is told.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// A running engine and what was measured of it.
+/// An engine and what was measured of it. Its process is there during its turns only: not all of them have room at once.
 pub(crate) struct Engine {
     pub(crate) kind: Kind,
-    /// `None`: it is not asked again.
-    process: Option<Talking>,
+    is_asked_again: bool,
     /// Prompts that it computes together.
     pub(crate) batch: usize,
     /// Of the first turn.
@@ -67,14 +66,14 @@ impl Engine {
         ours: Option<&Self>,
     ) -> Result<Self> {
         let mut process = Talking::start(kind.command(model, threads).await?, threads)?;
-        let pid = process.child.id().context("it has ended")?;
-        let watch = Watch::start(pid);
+        let watch = Watch::start(process.id()?);
         let Loaded { load_seconds } = process.hear().await?;
         let loading = watch.stop()?;
         let batch = process.best_batch(kind, set).await?;
-        let watch = Watch::start(pid);
+        let watch = Watch::start(process.id()?);
         let Answer { seconds, log_odds } = process.ask(&set.request, batch).await?;
         let answering = watch.stop()?;
+        process.end().await?;
         ensure!(log_odds.len() == set.request.prompts.len(), "it answered {} prompts", log_odds.len());
         let expected = ours.map_or(&log_odds, |ours| &ours.log_odds);
         let pairs = || log_odds.iter().zip(expected);
@@ -90,7 +89,7 @@ impl Engine {
         eprintln!("{}: {}, {}: {seconds:.1} s at first", set.name, kind.name(), kind.precision());
         Ok(Self {
             kind,
-            process: (!is_slow).then_some(process),
+            is_asked_again: !is_slow,
             batch,
             log_odds,
             drift,
@@ -100,12 +99,17 @@ impl Engine {
         })
     }
 
-    pub(crate) async fn take_a_turn(&mut self, set: &Set) -> Result<()> {
-        if let Some(process) = &mut self.process {
-            let Answer { seconds, .. } = process.ask(&set.request, self.batch).await?;
-            self.seconds.push(seconds);
+    /// Loads the model again, warms up, and answers the set.
+    pub(crate) async fn take_a_turn(&mut self, model: &Path, threads: usize, set: &Set) -> Result<()> {
+        if !self.is_asked_again {
+            return Ok(());
         }
-        Ok(())
+        let mut process = Talking::start(self.kind.command(model, threads).await?, threads)?;
+        let Loaded { .. } = process.hear().await?;
+        process.ask(&part(set), self.batch).await?;
+        let Answer { seconds, .. } = process.ask(&set.request, self.batch).await?;
+        self.seconds.push(seconds);
+        process.end().await
     }
 
     /// How far its turns are apart, as a part of their median; `None` where it was measured once.
@@ -123,6 +127,17 @@ impl Engine {
         seconds.sort_by(f64::total_cmp);
         seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
     }
+}
+
+/// The part of a set that batch sizes are tried on, and that warms up.
+fn part(set: &Set) -> Request {
+    let prompts = &set.request.prompts;
+    let (mut tokens, step) = (0, (prompts.len() / TRIAL_PROMPTS).max(1));
+    let chosen = prompts.iter().step_by(step).take(TRIAL_PROMPTS).take_while(|prompt| {
+        tokens += prompt.len();
+        tokens <= TRIAL_TOKENS
+    });
+    Request { prompts: chosen.cloned().collect(), ..set.request.clone() }
 }
 
 /// An engine that is asked alone.
@@ -169,16 +184,19 @@ impl Talking {
         Ok(Self { child, requests, answers, log })
     }
 
+    fn id(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
+    /// Ends it, so that its memory is free.
+    async fn end(mut self) -> Result<()> {
+        self.child.kill().await.context("it does not end")
+    }
+
     /// The batch size that answers a part of the set fastest.
     async fn best_batch(&mut self, kind: Kind, set: &Set) -> Result<usize> {
-        let prompts = &set.request.prompts;
-        let (mut tokens, step) = (0, (prompts.len() / TRIAL_PROMPTS).max(1));
-        let chosen = prompts.iter().step_by(step).take(TRIAL_PROMPTS).take_while(|prompt| {
-            tokens += prompt.len();
-            tokens <= TRIAL_TOKENS
-        });
-        let part = Request { prompts: chosen.cloned().collect(), ..set.request.clone() };
-        let first = Request { prompts: prompts.iter().take(1).cloned().collect(), ..set.request.clone() };
+        let part = part(set);
+        let first = Request { prompts: set.request.prompts.iter().take(1).cloned().collect(), ..part.clone() };
         self.ask(&first, 1).await?;
         let mut fastest = (f64::MAX, 1);
         for batch in kind.batches() {

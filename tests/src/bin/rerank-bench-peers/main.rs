@@ -150,7 +150,7 @@ async fn compare(set: &Set, model: &Path, threads: usize, failed: &mut Vec<Strin
     }
     for round in 2..=ROUNDS {
         for engine in &mut engines {
-            engine.take_a_turn(set).await.with_context(|| engine.kind.name())?;
+            engine.take_a_turn(model, threads, set).await.with_context(|| engine.kind.name())?;
         }
         eprintln!("{}: round {round} of {ROUNDS} done", set.name);
     }
